@@ -1,0 +1,1 @@
+"""What every room uses: weights by name, masks, seeds, errors, reports, safe files."""

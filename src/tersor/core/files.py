@@ -1,0 +1,68 @@
+"""Files are replaced whole: written aside, flushed to disk, then renamed."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+from tersor.core.errors import StorageError
+
+
+@contextlib.contextmanager
+def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
+    """Open a temporary file beside `path` that takes its place when the block ends well.
+
+    When the block raises (an interrupt, a full disk), the temporary file is removed and what
+    stood at `path` is untouched.
+
+    Raises:
+        StorageError: the folder does not exist, or the disk is full or refuses the write.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise StorageError(f"{target}: is a folder, expected the name of a file")
+    if not target.parent.is_dir():
+        raise StorageError(f"{target}: the folder {str(target.parent)!r} does not exist")
+    aside: Path | None = None
+    try:
+        descriptor, name = tempfile.mkstemp(prefix=f".{target.name}.", dir=target.parent)
+        aside = Path(name)
+        with open(descriptor, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        aside.chmod(_mode(target))
+        aside.replace(target)
+    except OSError as error:
+        if isinstance(error, StorageError):
+            raise
+        raise StorageError(
+            f"{target}: cannot be written ({error.strerror or error}); "
+            "nothing was changed. Free some space, or choose another place"
+        ) from error
+    finally:
+        if aside is not None:
+            aside.unlink(missing_ok=True)
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write `text` as UTF-8, whole or not at all.
+
+    Raises:
+        StorageError: as `replacing`.
+    """
+    with replacing(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def _mode(target: Path) -> int:
+    """The permissions of the file that is replaced, else those of any new file (mkstemp's 0600)."""
+    if target.exists():
+        return target.stat().st_mode & 0o777
+    mask = os.umask(0)
+    os.umask(mask)
+    return 0o666 & ~mask

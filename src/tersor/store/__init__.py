@@ -1,0 +1,1 @@
+"""Tensors in the smallest lossless file."""
