@@ -75,7 +75,9 @@ class Report:
                 )
             )
         if self.skipped:
-            blocks.append("Skipped:\n\n" + "\n".join(f"- {n}: {r}" for n, r in self.skipped.items()))
+            blocks.append(
+                "Skipped:\n\n" + "\n".join(f"- {n}: {r}" for n, r in self.skipped.items())
+            )
         blocks.extend(self.notes)
         blocks.extend(section.to_markdown(level + 1) for section in self.sections)
         return "\n\n".join(blocks)

@@ -1,0 +1,156 @@
+"""Masks say which weights are kept: separate state, never "weight == 0"."""
+
+from __future__ import annotations
+
+import io
+import os
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from tersor.core.errors import ConfigError, FormatError
+from tersor.core.files import replacing
+from tersor.core.hooks import Attachment, require_owned
+from tersor.core.weights import Weight
+
+
+class MaskSet(Mapping[str, Tensor]):
+    """A bool tensor for each of some weights, `True` = kept.
+
+    Args:
+        masks: qualified weight name to a bool tensor of the weight's shape.
+
+    Raises:
+        ConfigError: a mask is not bool.
+
+    >>> model = nn.Linear(4, 1, bias=False)
+    >>> masks = MaskSet({"weight": torch.tensor([[True, False, False, True]])})
+    >>> optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+    >>> with masks.attach(model, optimizer):
+    ...     for _ in range(3):
+    ...         model(torch.ones(1, 4)).sum().backward()
+    ...         optimizer.step()
+    >>> masks.density, (model.weight != 0).tolist()
+    (0.5, [[True, False, False, True]])
+    """
+
+    def __init__(self, masks: Mapping[str, Tensor]) -> None:
+        for name, mask in masks.items():
+            if mask.dtype != torch.bool:
+                raise ConfigError(f"mask {name!r}: dtype {mask.dtype}, expected torch.bool")
+        self._masks = {name: mask.detach() for name, mask in masks.items()}
+
+    @classmethod
+    def full(cls, weights: Iterable[Weight]) -> MaskSet:
+        """Masks that keep everything."""
+        return cls({w.name: torch.ones_like(w.parameter, dtype=torch.bool) for w in weights})
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._masks[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._masks)
+
+    def __len__(self) -> int:
+        return len(self._masks)
+
+    @property
+    def total(self) -> int:
+        """Weights under a mask, kept or not."""
+        return sum(mask.numel() for mask in self._masks.values())
+
+    @property
+    def kept(self) -> int:
+        """Weights that are kept."""
+        return sum(int(mask.sum()) for mask in self._masks.values())
+
+    @property
+    def density(self) -> float:
+        """Kept / all, over all masks."""
+        return self.kept / self.total
+
+    def apply(self, model: nn.Module) -> None:
+        """Set every weight that is not kept to +0.0, in place.
+
+        Raises:
+            ConfigError: the model lacks a weight, or its shape is another one.
+        """
+        _zero(self._pairs(model))
+
+    def attach(self, model: nn.Module, optimizer: Optimizer) -> Attachment:
+        """Apply the masks now and after each optimizer step, until detached.
+
+        Momentum, Adam moments and weight decay, coupled or not, move weights without a
+        gradient; so the weights themselves are set back, after the step.
+
+        Raises:
+            ConfigError: as `apply`, or the optimizer does not step one of the weights.
+        """
+        pairs = self._pairs(model)
+        require_owned(optimizer, [(name, p) for name, (p, _) in zip(self, pairs, strict=True)])
+        _zero(pairs)
+        return Attachment(optimizer, after=lambda: _zero(pairs))
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The masks by name, each on the CPU."""
+        return {name: mask.cpu() for name, mask in self._masks.items()}
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replace all masks by those of a `state_dict()`."""
+        self._masks = dict(MaskSet(state)._masks)
+
+    def save(self, path: str | os.PathLike[str]) -> None:
+        """Write the masks as a torch file that loads with `weights_only=True`.
+
+        Raises:
+            StorageError: the disk refuses it; the old file is unchanged.
+        """
+        buffer = io.BytesIO()
+        torch.save(self.state_dict(), buffer)
+        with replacing(path) as file:
+            file.write(buffer.getbuffer())
+
+    @classmethod
+    def load(cls, path: str | os.PathLike[str]) -> MaskSet:
+        """Read what `save` wrote.
+
+        Raises:
+            FormatError: it is no such file.
+        """
+        try:
+            state = torch.load(Path(path), weights_only=True)
+            return cls(state)
+        except FileNotFoundError:
+            raise
+        except Exception as error:
+            raise FormatError(f"{path}: not a file of masks ({error})") from error
+
+    def _pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+        """Each weight with its mask as integers of the weight's width: all bits set, or none."""
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        pairs = []
+        for name, mask in self._masks.items():
+            if name not in parameters:
+                raise ConfigError(f"mask {name!r}: {type(model).__name__} has no such weight")
+            parameter = parameters[name]
+            if parameter.shape != mask.shape:
+                raise ConfigError(
+                    f"mask {name!r}: shape {tuple(mask.shape)}, "
+                    f"but the weight has {tuple(parameter.shape)}"
+                )
+            bits = mask.to(parameter.device, _BITS[parameter.element_size()]).neg_()
+            pairs.append((parameter, bits))
+        return pairs
+
+
+_BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _zero(pairs: Iterable[tuple[nn.Parameter, Tensor]]) -> None:
+    # A bitwise "and" gives +0.0 from everything, -1.0 and NaN too, where a product would not; and
+    # it is vectorised, ten times as fast as masked_fill_ on a CPU.
+    for parameter, bits in pairs:
+        parameter.detach().view(bits.dtype).bitwise_and_(bits)
