@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
 import torch
@@ -78,7 +78,16 @@ class MaskSet(Mapping[str, Tensor]):
         Raises:
             ConfigError: the model lacks a weight, or its shape is another one.
         """
-        _zero(self._pairs(model))
+        self.holder(model)()
+
+    def holder(self, model: nn.Module) -> Callable[[], None]:
+        """A function that applies the masks as they are now, prepared to be called every step.
+
+        Raises:
+            ConfigError: as `apply`.
+        """
+        pairs = [(parameter, bits) for _, parameter, bits in self._pairs(model)]
+        return lambda: _zero(pairs)
 
     def attach(self, model: nn.Module, optimizer: Optimizer) -> Attachment:
         """Apply the masks now and after each optimizer step, until detached.
@@ -89,10 +98,10 @@ class MaskSet(Mapping[str, Tensor]):
         Raises:
             ConfigError: as `apply`, or the optimizer does not step one of the weights.
         """
-        pairs = self._pairs(model)
-        require_owned(optimizer, [(name, p) for name, (p, _) in zip(self, pairs, strict=True)])
-        _zero(pairs)
-        return Attachment(optimizer, after=lambda: _zero(pairs))
+        hold = self.holder(model)
+        require_owned(optimizer, [(name, p) for name, p, _ in self._pairs(model)])
+        hold()
+        return Attachment(optimizer, after=hold)
 
     def state_dict(self) -> dict[str, Tensor]:
         """The masks by name, each on the CPU."""
@@ -128,10 +137,9 @@ class MaskSet(Mapping[str, Tensor]):
         except Exception as error:
             raise FormatError(f"{path}: not a file of masks ({error})") from error
 
-    def _pairs(self, model: nn.Module) -> list[tuple[nn.Parameter, Tensor]]:
+    def _pairs(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
         """Each weight with its mask as integers of the weight's width: all bits set, or none."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
-        pairs = []
         for name, mask in self._masks.items():
             if name not in parameters:
                 raise ConfigError(f"mask {name!r}: {type(model).__name__} has no such weight")
@@ -141,9 +149,7 @@ class MaskSet(Mapping[str, Tensor]):
                     f"mask {name!r}: shape {tuple(mask.shape)}, "
                     f"but the weight has {tuple(parameter.shape)}"
                 )
-            bits = mask.to(parameter.device, _BITS[parameter.element_size()]).neg_()
-            pairs.append((parameter, bits))
-        return pairs
+            yield name, parameter, mask.to(parameter.device, _BITS[parameter.element_size()]).neg_()
 
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -1,4 +1,4 @@
-"""A report says what was asked, what was reached, what was touched, and what was skipped and why."""
+"""A report: what was asked and reached, what was touched, what was skipped and why."""
 
 from __future__ import annotations
 

@@ -148,23 +148,21 @@ def _walk(model: nn.Module) -> Iterator[tuple[Weight, str]]:
     for parameter in model.parameters():
         first, *aliases = names[id(parameter)]
         kind, module = kinds.get(id(parameter), ("", owners[id(parameter)]))
-        yield (
-            Weight(first, kind, parameter, module, tuple(aliases)),
-            _why_not(parameter, first, kind),
-        )
+        weight = Weight(first, kind, parameter, module, tuple(aliases))
+        yield weight, _why_not(weight)
 
 
-def _why_not(parameter: nn.Parameter, name: str, kind: str) -> str:
-    if isinstance(parameter, UninitializedParameter):
+def _why_not(weight: Weight) -> str:
+    if isinstance(weight.parameter, UninitializedParameter):
         return "not initialised yet: run one batch through the model first"
-    if ".parametrizations." in f".{name}":
+    if ".parametrizations." in f".{weight.name}":
         return "parametrised: torch.nn.utils.parametrize.remove_parametrizations first"
-    if name.endswith("_orig"):
+    if weight.name.endswith("_orig"):
         return "masked by torch.nn.utils.prune: call prune.remove first"
-    if not kind:
+    if not weight.kind:
         return "a bias, a normalisation parameter, or of a module type without a rule"
-    if not parameter.is_floating_point():
-        return f"not floating point but {parameter.dtype}"
+    if not weight.parameter.is_floating_point():
+        return f"not floating point but {weight.parameter.dtype}"
     return ""
 
 

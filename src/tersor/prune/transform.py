@@ -1,0 +1,158 @@
+"""Prune once, in place: score, allocate, mask."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from torch import nn
+
+from tersor.core.errors import ConfigError, did_you_mean
+from tersor.core.masks import MaskSet
+from tersor.core.report import Report
+from tersor.core.weights import Selectors, Weight, prunable, survey
+from tersor.prune.allocation import (
+    ALLOCATIONS,
+    Allocation,
+    Counts,
+    kept_count,
+    masks_for,
+    per_layer,
+)
+from tersor.prune.criteria import CRITERIA, Batches, Criterion, Scores
+
+Density = float | Mapping[str, float]
+"""The kept share of all weights together, or one for each selector (what none names stays)."""
+
+
+def prune_(
+    model: nn.Module,
+    density: Density,
+    *,
+    criterion: str | Criterion = "magnitude",
+    allocation: str | Allocation = "global",
+    data: Batches | None = None,
+    select: Selectors = None,
+    ignore: Selectors = None,
+) -> tuple[MaskSet, Report]:
+    """Set the least important weights to zero, in place, and say which are kept.
+
+    Exactly `round(density * n)` weights stay, ties by index. The zeros stay through training
+    only while the masks are attached: `with masks.attach(model, optimizer)`.
+
+    Args:
+        model: changed in place.
+        density: kept / prunable weights, 0 < density <= 1; or one density for each of some
+            selectors ({"fc1": 0.08, "fc2": 0.09}), and then `allocation` has no say.
+        criterion: a name of `CRITERIA`, or a function `(model, data) -> {name: scores}`.
+        allocation: a name of `ALLOCATIONS`, or a function `(scores, density) -> {name: count}`.
+        data: batches for criteria that look at data.
+        select, ignore: which weights take part, as in `tersor.core.prunable`.
+
+    Returns:
+        The masks and a report.
+
+    Raises:
+        ConfigError: a density is out of range, a name is unknown, a tensor would be left empty.
+
+    >>> model = nn.Linear(10, 10)
+    >>> masks, report = prune_(model, 0.2)
+    >>> int((model.weight != 0).sum()), masks.density
+    (20, 0.2)
+    """
+    weights, skipped = survey(model, select=select, ignore=ignore)
+    densities = resolve(density, model, weights)
+    if isinstance(densities, dict):
+        skipped |= {w.name: "no density given" for w in weights if w.name not in densities}
+        weights = [w for w in weights if w.name in densities]
+    scores = scores_of(criterion, model, data, weights)
+    masks = masks_for(scores, counts_of(allocation, scores, densities))
+    masks.apply(model)
+    return masks, describe(weights, masks, skipped, densities)
+
+
+def resolve(density: Density, model: nn.Module, weights: list[Weight]) -> float | dict[str, float]:
+    """A checked density, or one for each weight that a selector names.
+
+    Raises:
+        ConfigError: one is out of range, or two selectors name the same weight differently.
+    """
+    if not isinstance(density, Mapping):
+        kept_count(0, density)
+        return density
+    names = {weight.name for weight in weights}
+    resolved: dict[str, float] = {}
+    for selector, value in density.items():
+        kept_count(0, value)
+        for weight in prunable(model, select=selector):
+            if weight.name not in names:
+                continue
+            if resolved.setdefault(weight.name, value) != value:
+                raise ConfigError(
+                    f"density: two selectors name {weight.name!r}, "
+                    f"with {resolved[weight.name]} and {value}"
+                )
+    return resolved
+
+
+def scores_of(
+    criterion: str | Criterion, model: nn.Module, data: Batches | None, weights: list[Weight]
+) -> Scores:
+    """The scores of just these weights.
+
+    Raises:
+        ConfigError: the criterion is unknown, or does not score one of them in its shape.
+    """
+    if isinstance(criterion, str):
+        if criterion not in CRITERIA:
+            raise ConfigError(f"criterion {criterion!r}: {did_you_mean(criterion, CRITERIA)}")
+        criterion = CRITERIA[criterion]
+    scores = criterion(model, data)
+    for weight in weights:
+        if weight.name not in scores or scores[weight.name].shape != weight.shape:
+            raise ConfigError(
+                f"criterion: no scores of shape {tuple(weight.shape)} for {weight.name!r}"
+            )
+    return {weight.name: scores[weight.name].detach() for weight in weights}
+
+
+def counts_of(
+    allocation: str | Allocation, scores: Scores, densities: float | dict[str, float]
+) -> Counts:
+    """How many weights of each tensor are kept.
+
+    Raises:
+        ConfigError: the allocation is unknown.
+    """
+    if isinstance(densities, dict):
+        return per_layer(scores, densities)
+    if isinstance(allocation, str):
+        if allocation not in ALLOCATIONS:
+            raise ConfigError(f"allocation {allocation!r}: {did_you_mean(allocation, ALLOCATIONS)}")
+        allocation = ALLOCATIONS[allocation]
+    return allocation(scores, densities)
+
+
+def describe(
+    weights: list[Weight],
+    masks: MaskSet,
+    skipped: Mapping[str, str],
+    densities: float | dict[str, float],
+) -> Report:
+    """The report on some masks, asked and reached."""
+    asked = "per layer" if isinstance(densities, dict) else densities
+    return Report(
+        "Pruning",
+        {"density asked": asked, "density reached": masks.density, "kept": masks.kept},
+        [
+            {
+                "name": weight.name,
+                "kind": weight.kind,
+                "shape": "x".join(map(str, weight.shape)),
+                "weights": weight.parameter.numel(),
+                "kept": (kept := int(masks[weight.name].sum())),
+                "density": kept / weight.parameter.numel(),
+            }
+            for weight in weights
+        ],
+        skipped,
+    )
