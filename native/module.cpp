@@ -1,0 +1,98 @@
+// Where C++ meets Python: checks dtype, shape and contiguity, releases the GIL, translates errors.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+
+#include <cstdint>
+#include <memory>
+#include <stdexcept>
+#include <utility>
+#include <vector>
+
+#include "bits.hpp"
+#include "errors.hpp"
+#include "huffman.hpp"
+#include "kmeans.hpp"
+#include "span.hpp"
+
+namespace nb = nanobind;
+
+namespace {
+
+using tersor::Span;
+
+template <class T>
+using In = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Out = nb::ndarray<nb::numpy, T, nb::ndim<1>>;
+
+template <class T>
+Span<const T> view(const In<T>& array) {
+    return {array.data(), array.size()};
+}
+
+// Memory that is not set to zero first, handed over to NumPy.
+template <class T>
+struct Buffer {
+    explicit Buffer(std::size_t n) : memory(new T[n]), size(n) {}
+    Span<T> span() const { return {memory.get(), size}; }
+    Out<T> release() {
+        T* data = memory.release();
+        nb::capsule owner(data, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+        return Out<T>(data, {size}, owner);
+    }
+    std::unique_ptr<T[]> memory;
+    std::size_t size;
+};
+
+template <class T>
+Out<T> to_numpy(const std::vector<T>& values) {
+    Buffer<T> buffer(values.size());
+    for (std::size_t i = 0; i < values.size(); ++i) buffer.memory[i] = values[i];
+    return buffer.release();
+}
+
+nb::tuple kmeans_1d(const In<double>& values, const In<double>& weights, std::size_t k) {
+    const auto v = view<double>(values);
+    const auto w = view<double>(weights);
+    tersor::Clusters clusters;
+    {
+        nb::gil_scoped_release release;
+        clusters = tersor::kmeans_1d(v, w, k);
+    }
+    return nb::make_tuple(to_numpy(clusters.centroids), to_numpy(clusters.boundaries),
+                          clusters.wcss);
+}
+
+Out<std::uint8_t> pack_bits(const In<std::uint16_t>& codes, unsigned width) {
+    const auto in = view<std::uint16_t>(codes);
+    Buffer<std::uint8_t> out(tersor::packed_bytes(in.size, width));
+    {
+        nb::gil_scoped_release release;
+        tersor::pack(in, width, out.span());
+    }
+    return out.release();
+}
+
+// A count is checked against the bytes that are there before anything is allocated for it.
+Out<std::uint16_t> unpack_bits(const In<std::uint8_t>& data, unsigned width, std::size_t count) {
+    const auto in = view<std::uint8_t>(data);
+    if (tersor::packed_bytes(count, width) != in.size)
+        tersor::unpack(in, width, {nullptr, count});  // throws, and touches nothing
+    Buffer<std::uint16_t> out(count);
+    {
+        nb::gil_scoped_release release;
+        tersor::unpack(in, width, out.span());
+    }
+    return out.release();
+}
+
+}  // namespace
+
+NB_MODULE(_native, m) {
+    nb::exception<tersor::FormatError>(m, "FormatError", PyExc_ValueError);
+    m.def("pack_bits", &pack_bits, nb::arg("codes").noconvert(), nb::arg("width"));
+    m.def("unpack_bits", &unpack_bits, nb::arg("data").noconvert(), nb::arg("width"),
+          nb::arg("count"));
+    m.def("kmeans_1d", &kmeans_1d, nb::arg("values").noconvert(), nb::arg("weights").noconvert(),
+          nb::arg("k"));
+}
