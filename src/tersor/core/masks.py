@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import io
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from tersor.core.checkpoint import load_checkpoint, save_checkpoint
 from tersor.core.errors import ConfigError, FormatError
-from tersor.core.files import replacing
 from tersor.core.hooks import Attachment, require_owned
 from tersor.core.weights import Weight
 
@@ -112,15 +110,12 @@ class MaskSet(Mapping[str, Tensor]):
         self._masks = dict(MaskSet(state)._masks)
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write the masks as a torch file that loads with `weights_only=True`.
+        """Write the masks to a file.
 
         Raises:
             StorageError: the disk refuses it; the old file is unchanged.
         """
-        buffer = io.BytesIO()
-        torch.save(self.state_dict(), buffer)
-        with replacing(path) as file:
-            file.write(buffer.getbuffer())
+        save_checkpoint(path, self.state_dict())
 
     @classmethod
     def load(cls, path: str | os.PathLike[str]) -> MaskSet:
@@ -129,13 +124,10 @@ class MaskSet(Mapping[str, Tensor]):
         Raises:
             FormatError: it is no such file.
         """
-        try:
-            state = torch.load(Path(path), weights_only=True)
-            return cls(state)
-        except FileNotFoundError:
-            raise
-        except Exception as error:
-            raise FormatError(f"{path}: not a file of masks ({error})") from error
+        state = load_checkpoint(path)
+        if not all(isinstance(m, Tensor) and m.dtype == torch.bool for m in state.values()):
+            raise FormatError(f"{path}: a checkpoint, but not one of masks")
+        return cls(state)
 
     def _pairs(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
         """Each weight with its mask as integers of the weight's width: all bits set, or none."""

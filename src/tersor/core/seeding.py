@@ -34,10 +34,14 @@ def generator(seed: int, *scope: str | int) -> torch.Generator:
 
 
 def rng_state() -> dict[str, Any]:
-    """The state of all global generators, to be given to `set_rng_state`."""
+    """The state of all global generators, to be given to `set_rng_state`.
+
+    It holds numbers, tuples and tensors alone, so it can be loaded with `weights_only=True`.
+    """
+    kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - see seed_everything
     return {
         "python": random.getstate(),
-        "numpy": np.random.get_state(),  # noqa: NPY002 - see seed_everything
+        "numpy": (kind, [int(key) for key in keys], *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -46,7 +50,8 @@ def rng_state() -> dict[str, Any]:
 def set_rng_state(state: dict[str, Any]) -> None:
     """Put all global generators back to where `rng_state` saw them."""
     random.setstate(state["python"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002 - see seed_everything
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002 - as above
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])
