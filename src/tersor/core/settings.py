@@ -42,7 +42,9 @@ class Settings(BaseModel):
 def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
     lines = []
     for problem in error.errors(include_url=False):
-        path = ".".join(str(part) for part in problem["loc"] if not str(part).startswith("function"))
+        path = ".".join(
+            str(part) for part in problem["loc"] if not str(part).startswith("function")
+        )
         key = str(problem["loc"][0]) if problem["loc"] else ""
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key {key!r}; {did_you_mean(key, cls.model_fields)}")

@@ -10,7 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
 
 
 class RunLog:
@@ -31,7 +38,7 @@ class Display:
 
     def __init__(self, label: str, epochs: int, bar: Progress | None, console: Console) -> None:
         self._label, self._epochs, self._bar, self._console = label, epochs, bar, console
-        self._task = None
+        self._task: TaskID | None = None
 
     def start_epoch(self, epoch: int, steps: int, done: int) -> None:
         """Begin epoch number `epoch` (from 1) of `steps` steps, `done` of them done already."""

@@ -60,13 +60,11 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
     rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=training.momentum, weight_decay=decay)
-    kind = {"adam": torch.optim.Adam, "adamw": torch.optim.AdamW}[training.optimizer]
+    kind = torch.optim.Adam if training.optimizer == "adam" else torch.optim.AdamW
     return kind(parameters, rate, weight_decay=decay)
 
 
-def make_schedule(
-    optimizer: torch.optim.Optimizer, training: Training, steps: int
-) -> LRScheduler:
+def make_schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -> LRScheduler:
     """torch's learning-rate schedule of this name, one call a step."""
     if training.schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
