@@ -80,6 +80,8 @@ def measure(
     if example_input is not None:
         counted = macs(model, example_input)
         summary |= {"macs": counted.total, "effective_macs": counted.effective}
+        if counted.other:
+            summary["macs_without_a_weight"] = counted.other
         for row in rows:
             row["macs"] = counted.by_weight.get(str(row["name"]))
             row["effective_macs"] = counted.effective_by_weight.get(str(row["name"]))

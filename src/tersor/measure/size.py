@@ -106,15 +106,15 @@ def size(model: nn.Module | Mapping[str, Any]) -> Size:
         if not isinstance(value, Tensor):
             skipped[name] = f"is a {type(value).__name__}, no tensor"
             continue
-        _check(name, value)
+        nonzeros, distinct = _count(name, value)
         tied_to = first.setdefault(_identity(value), name) if value.numel() else name
         tensors.append(
             TensorSize(
                 name,
                 tuple(value.shape),
                 value.numel(),
-                int(torch.count_nonzero(_comparable(value))),
-                _distinct(value),
+                nonzeros,
+                distinct,
                 value.numel() * value.element_size() if tied_to == name else 0,
                 name in buffers,
                 tied_to if tied_to != name else None,
@@ -137,12 +137,33 @@ def file_bytes(path: str | os.PathLike[str]) -> int:
     raise DataError(f"{path}: there is no such file")
 
 
-def _check(name: str, tensor: Tensor) -> None:
+def _count(name: str, tensor: Tensor) -> tuple[int, int]:
+    """Non-zeros and distinct values."""
     if tensor.is_meta:
         raise ConfigError(f"size: {name!r} is on the meta device and has no values; load it first")
     if tensor.layout is not torch.strided or tensor.is_quantized:
         kind = "quantized" if tensor.is_quantized else tensor.layout
         raise ConfigError(f"size: {name!r} is {kind}, expected a dense tensor of plain values")
+    try:
+        values = _comparable(tensor.detach()).reshape(-1)
+        if values.is_complex():
+            pairs = torch.view_as_real(values)  # (N, 2)
+            distinct = torch.unique(pairs, dim=0) if len(pairs) else pairs
+        else:
+            distinct = torch.unique(values)
+        return int(torch.count_nonzero(values)), len(distinct)
+    except NotImplementedError as error:
+        raise ConfigError(
+            f"size: {name!r} is {tensor.dtype}, whose values torch cannot compare"
+        ) from error
+
+
+def _comparable(tensor: Tensor) -> Tensor:
+    """The tensor in a type that torch can sort, as many values and as many zeros."""
+    if tensor.is_floating_point() and tensor.element_size() < 4:
+        return tensor.float()  # holds every smaller float exactly
+    signed = {torch.uint16: torch.int16, torch.uint32: torch.int32, torch.uint64: torch.int64}
+    return tensor.view(signed[tensor.dtype]) if tensor.dtype in signed else tensor
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:
@@ -150,18 +171,3 @@ def _identity(tensor: Tensor) -> tuple[Any, ...]:
     start = tensor.untyped_storage().data_ptr()
     place = (tensor.device, start, tensor.storage_offset())
     return (*place, tensor.dtype, tensor.shape, tensor.stride())
-
-
-def _comparable(tensor: Tensor) -> Tensor:
-    """The same values in a type that torch can sort: float32 holds all smaller floats exactly."""
-    tensor = tensor.detach()
-    if tensor.is_floating_point() and tensor.element_size() < 4:
-        return tensor.float()
-    return tensor
-
-
-def _distinct(tensor: Tensor) -> int:
-    values = _comparable(tensor).reshape(-1)
-    if values.is_complex():
-        return len(torch.unique(torch.view_as_real(values), dim=0)) if len(values) else 0
-    return len(torch.unique(values))

@@ -1,0 +1,16 @@
+"""What tests of several rooms need."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def data_dir() -> Path:
+    """The folder with `mnist` and `fashion-mnist` in it, or a skip that says how to give one."""
+    beside = Path(__file__).parents[2] / "shared" / "data"
+    folder = Path(os.environ.get("TERSOR_DATA") or beside)
+    if not (folder / "mnist").is_dir():
+        pytest.skip("no data: TERSOR_DATA must name a folder that holds mnist/")
+    return folder
