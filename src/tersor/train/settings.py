@@ -27,7 +27,7 @@ class Training(Settings):
         default="adam", description="one of: adam, adamw, sgd"
     )
     learning_rate: float = Field(default=1e-3, gt=0, description="a number above 0")
-    schedule: Literal["cosine", "constant"] = Field(
+    learning_rate_schedule: Literal["cosine", "constant"] = Field(
         default="cosine", description="one of: cosine (to zero, step by step), constant"
     )
     momentum: float = Field(
@@ -66,7 +66,7 @@ def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimize
 
 def make_schedule(optimizer: torch.optim.Optimizer, training: Training, steps: int) -> LRScheduler:
     """torch's learning-rate schedule of this name, one call a step."""
-    if training.schedule == "cosine":
+    if training.learning_rate_schedule == "cosine":
         return CosineAnnealingLR(optimizer, T_max=steps)
     unchanged: Callable[[int], float] = lambda _: 1.0  # noqa: E731 - a named function says no more
     return LambdaLR(optimizer, unchanged)
