@@ -19,10 +19,7 @@ class Settings(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
     def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise ConfigError(_explain(type(self), error, type(self).__name__)) from None
+        _fill(self, values, where=type(self).__name__)
 
     @classmethod
     def read(cls, values: object, *, where: str) -> Self:
@@ -33,26 +30,30 @@ class Settings(BaseModel):
         """
         if not isinstance(values, Mapping):
             raise ConfigError(f"{where}: {values!r}; expected a mapping of keys to values")
-        try:
-            return cls.model_validate(dict(values))
-        except ValidationError as error:
-            raise ConfigError(_explain(cls, error, where)) from None
+        settings = cls.__new__(cls)
+        _fill(settings, {str(key): value for key, value in values.items()}, where=where)
+        return settings
 
 
-def _explain(cls: type[BaseModel], error: ValidationError, where: str) -> str:
+def _fill(settings: Settings, values: dict[str, Any], *, where: str) -> None:
+    try:
+        BaseModel.__init__(settings, **values)
+    except ValidationError as error:
+        raise ConfigError(_explain(type(settings), values, error, where)) from None
+
+
+def _explain(
+    cls: type[BaseModel], values: Mapping[str, Any], error: ValidationError, where: str
+) -> str:
+    """One line a key; a key of several types has an error for each of them."""
     lines = []
     for problem in error.errors(include_url=False):
-        path = ".".join(
-            str(part) for part in problem["loc"] if not str(part).startswith("function")
-        )
-        key = str(problem["loc"][0]) if problem["loc"] else ""
+        key = str(problem["loc"][0])
+        expected = cls.model_fields[key].description if key in cls.model_fields else None
         if problem["type"] == "extra_forbidden":
             lines.append(f"{where}: unknown key {key!r}; {did_you_mean(key, cls.model_fields)}")
-            continue
-        field = cls.model_fields.get(key)
-        expected = field.description if field and field.description else problem["msg"]
-        if problem["type"] == "missing":
-            lines.append(f"{where}: {path!r} is missing; expected {expected}")
+        elif problem["type"] == "missing":
+            lines.append(f"{where}: {key!r} is missing; expected {expected}")
         else:
-            lines.append(f"{where}.{path}: {problem['input']!r}; expected {expected}")
+            lines.append(f"{where}.{key}: {values[key]!r}; expected {expected or problem['msg']}")
     return "\n".join(dict.fromkeys(lines))

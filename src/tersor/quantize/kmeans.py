@@ -64,7 +64,7 @@ def random(values: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
 
 STARTS: dict[str, Start] = {f.__name__: f for f in (linear, density, random)}
 
-METHODS = (*STARTS, "exact")
+INITS = (*STARTS, "exact")
 """What `kmeans_1d` takes as `init`."""
 
 
@@ -92,8 +92,8 @@ def kmeans_1d(
     """
     if k < 1:
         raise ConfigError(f"k-means: k is {k}; expected at least 1 centroid")
-    if init not in METHODS:
-        raise ConfigError(f"k-means: init {init!r}; {did_you_mean(init, METHODS)}")
+    if init not in INITS:
+        raise ConfigError(f"k-means: init {init!r}; {did_you_mean(init, INITS)}")
     if values.numel() == 0:
         raise ConfigError("k-means: no values to cluster")
     if not bool(torch.isfinite(values).all()):
