@@ -86,6 +86,40 @@ Out<std::uint16_t> unpack_bits(const In<std::uint8_t>& data, unsigned width, std
     return out.release();
 }
 
+Out<std::uint8_t> huffman_lengths(const In<std::uint64_t>& counts, unsigned max_length) {
+    const auto in = view<std::uint64_t>(counts);
+    std::vector<std::uint8_t> lengths;
+    {
+        nb::gil_scoped_release release;
+        lengths = tersor::huffman_lengths(in, max_length);
+    }
+    return to_numpy(lengths);
+}
+
+Out<std::uint8_t> huffman_encode(const In<std::uint16_t>& symbols, const In<std::uint8_t>& lengths) {
+    const auto in = view<std::uint16_t>(symbols);
+    const auto table = view<std::uint8_t>(lengths);
+    std::vector<std::uint8_t> stream;
+    {
+        nb::gil_scoped_release release;
+        stream = tersor::huffman_encode(in, table);
+    }
+    return to_numpy(stream);
+}
+
+Out<std::uint16_t> huffman_decode(const In<std::uint8_t>& data, const In<std::uint8_t>& lengths,
+                                  std::size_t count) {
+    const auto in = view<std::uint8_t>(data);
+    const tersor::HuffmanDecoder decoder(view<std::uint8_t>(lengths));
+    decoder.check(in.size, count);
+    Buffer<std::uint16_t> out(count);
+    {
+        nb::gil_scoped_release release;
+        decoder.decode(in, out.span());
+    }
+    return out.release();
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -93,6 +127,12 @@ NB_MODULE(_native, m) {
     m.def("pack_bits", &pack_bits, nb::arg("codes").noconvert(), nb::arg("width"));
     m.def("unpack_bits", &unpack_bits, nb::arg("data").noconvert(), nb::arg("width"),
           nb::arg("count"));
+    m.def("huffman_lengths", &huffman_lengths, nb::arg("counts").noconvert(),
+          nb::arg("max_length") = tersor::kMaxCodeLength);
+    m.def("huffman_encode", &huffman_encode, nb::arg("symbols").noconvert(),
+          nb::arg("lengths").noconvert());
+    m.def("huffman_decode", &huffman_decode, nb::arg("data").noconvert(),
+          nb::arg("lengths").noconvert(), nb::arg("count"));
     m.def("kmeans_1d", &kmeans_1d, nb::arg("values").noconvert(), nb::arg("weights").noconvert(),
           nb::arg("k"));
 }

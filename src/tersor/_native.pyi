@@ -1,4 +1,4 @@
-from numpy import float64, int64, uint8, uint16
+from numpy import float64, int64, uint8, uint16, uint64
 from numpy.typing import NDArray
 
 class FormatError(ValueError):
@@ -9,6 +9,21 @@ def pack_bits(codes: NDArray[uint16], width: int) -> NDArray[uint8]:
 
 def unpack_bits(data: NDArray[uint8] | bytes, width: int, count: int) -> NDArray[uint16]:
     """What `pack_bits` packed. FormatError: `data` has another size, or its padding is not zero."""
+
+def huffman_lengths(counts: NDArray[uint64], max_length: int = 15) -> NDArray[uint8]:
+    """Lengths of an optimal prefix code with none above `max_length`; 0 for a count of 0.
+
+    One used symbol has length 1, and its streams take no bits. ValueError: more symbols are used
+    than there are codes.
+    """
+
+def huffman_encode(symbols: NDArray[uint16], lengths: NDArray[uint8]) -> NDArray[uint8]:
+    """The stream of `symbols` in the canonical code of these lengths (at most 15)."""
+
+def huffman_decode(
+    data: NDArray[uint8] | bytes, lengths: NDArray[uint8], count: int
+) -> NDArray[uint16]:
+    """The `count` symbols of a stream. FormatError: no complete code, or not exactly this stream."""
 
 def kmeans_1d(
     values: NDArray[float64], weights: NDArray[float64], k: int
