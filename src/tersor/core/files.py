@@ -22,9 +22,11 @@ def replacing(path: str | os.PathLike[str]) -> Iterator[BinaryIO]:
     Raises:
         StorageError: the folder does not exist, or the disk is full or refuses the write.
     """
-    target = Path(path)
+    target = Path(path).resolve()
     if target.is_dir():
         raise StorageError(f"{target}: is a folder, expected the name of a file")
+    if target.exists() and not target.is_file():
+        raise StorageError(f"{target}: is a device or a pipe, expected the name of a file")
     if not target.parent.is_dir():
         raise StorageError(f"{target}: the folder {str(target.parent)!r} does not exist")
     aside: Path | None = None

@@ -157,13 +157,17 @@ def _why_not(weight: Weight) -> str:
         return "not initialised yet: run one batch through the model first"
     if ".parametrizations." in f".{weight.name}":
         return "parametrised: torch.nn.utils.parametrize.remove_parametrizations first"
-    if weight.name.endswith("_orig"):
+    if weight.name.endswith("_orig") and hasattr(weight.module, _own_name(weight)[:-4] + "mask"):
         return "masked by torch.nn.utils.prune: call prune.remove first"
     if not weight.kind:
         return "a bias, a normalisation parameter, or of a module type without a rule"
     if not weight.parameter.is_floating_point():
         return f"not floating point but {weight.parameter.dtype}"
     return ""
+
+
+def _own_name(weight: Weight) -> str:
+    return weight.name.rpartition(".")[2]
 
 
 def _as_list(selectors: Selectors) -> list[Selector]:
@@ -190,9 +194,13 @@ def _matches(selector: Selector, weight: Weight) -> bool:
 def _no_match(selector: Selector, model: nn.Module) -> str:
     if isinstance(selector, type):
         return f"selector {selector.__name__}: no weight of {type(model).__name__} is of this type"
-    known = {weight.name for weight, reason in _walk(model) if not reason}
-    known |= {name.rpartition(".")[0] for name in known}
+    known: set[str] = set()
+    for weight, reason in _walk(model):
+        if not reason:
+            parts = weight.name.split(".")
+            known |= {".".join(parts[:end]) for end in range(1, len(parts) + 1)}
+            known.add(type(weight.module).__name__)
     return (
         f"selector {selector!r}: matches no weight of {type(model).__name__}; "
-        f"{did_you_mean(selector, known - {''})}"
+        f"{did_you_mean(selector, known)}"
     )
