@@ -1,1 +1,28 @@
-"""Tensors in the smallest lossless file."""
+"""Files: the smallest lossless `.terse` for any state dict, and what its bytes are made of."""
+
+from tersor.store.accounting import PaperAccounting, accounting, paper_accounting
+from tersor.store.container import metadata
+from tersor.store.convert import pack, read_tensors, unpack
+from tersor.store.inspect import Inspection, TensorInfo, inspect
+from tersor.store.load import load, load_into
+from tersor.store.relative import RelativeIndex, csr_index, relative_index
+from tersor.store.save import save
+
+__all__ = [
+    "Inspection",
+    "PaperAccounting",
+    "RelativeIndex",
+    "TensorInfo",
+    "accounting",
+    "csr_index",
+    "inspect",
+    "load",
+    "load_into",
+    "metadata",
+    "pack",
+    "paper_accounting",
+    "read_tensors",
+    "relative_index",
+    "save",
+    "unpack",
+]

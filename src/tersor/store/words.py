@@ -1,0 +1,114 @@
+"""A tensor as a row of words: the bits of its elements, whatever they mean.
+
+An element is one unsigned word of its size, a complex element two (real part, imaginary part), so
+words have 1, 2, 4 or 8 bytes. A word is zero when all its bits are: -0.0 and every NaN are not.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from tersor.core.errors import ConfigError, FormatError
+
+Words = NDArray[np.unsignedinteger[Any]]
+
+DTYPE_NAMES = (
+    *("float64", "float32", "float16", "bfloat16"),
+    *("float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu"),
+    *("float4_e2m1fn_x2", "complex128", "complex64", "complex32", "bool"),
+    *("int64", "int32", "int16", "int8", "uint64", "uint32", "uint16", "uint8"),
+    *(f"{kind}{bits}" for kind in ("int", "uint") for bits in range(1, 8)),
+    *("bits8", "bits16", "bits1x8", "bits2x4", "bits4x2"),
+)
+DTYPES: dict[str, torch.dtype] = {n: getattr(torch, n) for n in DTYPE_NAMES if hasattr(torch, n)}
+
+_SIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How the words lie: `rows` of `columns`; one row when the tensor has fewer than two sides."""
+
+    rows: int
+    columns: int
+    word_size: int
+
+    @property
+    def count(self) -> int:
+        return self.rows * self.columns
+
+
+def grid(dtype: torch.dtype, shape: tuple[int, ...]) -> Grid:
+    """The grid of a tensor's words.
+
+    >>> grid(torch.float16, (3, 2, 5)), grid(torch.complex64, (3,))
+    (Grid(rows=3, columns=10, word_size=2), Grid(rows=3, columns=2, word_size=4))
+    """
+    sides = (*shape, 2) if dtype.is_complex else shape
+    word_size = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
+    if len(sides) < 2:
+        return Grid(1, math.prod(sides), word_size)
+    return Grid(sides[0], math.prod(sides[1:]), word_size)
+
+
+def require_plain(value: object) -> Tensor:
+    """The tensor itself, detached, when its bits say everything about it.
+
+    Raises:
+        ConfigError: it is no tensor, or one of another kind (subclass, quantized, sparse, meta).
+    """
+    if not isinstance(value, Tensor):
+        raise ConfigError(
+            f"a {type(value).__name__}, expected a tensor. Take it out and keep it as metadata"
+        )
+    if type(value) not in (Tensor, nn.Parameter):
+        raise ConfigError(
+            f"a tensor subclass {type(value).__name__}, expected a plain tensor. Convert it first "
+            "(a lazy parameter: run one batch; others: dequantize() or full_tensor())"
+        )
+    if value.layout != torch.strided:
+        raise ConfigError(f"layout {value.layout}, expected torch.strided. Call to_dense() first")
+    if value.is_quantized:
+        raise ConfigError(
+            f"dtype {value.dtype} is quantized. Call dequantize() or int_repr() first"
+        )
+    if value.device.type == "meta":
+        raise ConfigError("on the meta device it has no values. Materialise the model first")
+    if dtype_name(value.dtype) not in DTYPES:
+        raise ConfigError(f"dtype {value.dtype} is not known to this format. Convert it first")
+    return value.detach()
+
+
+def dtype_name(dtype: torch.dtype) -> str:
+    """The name in the file: torch's own without "torch."."""
+    return str(dtype).removeprefix("torch.")
+
+
+def to_words(tensor: Tensor) -> Words:
+    """The words of a plain tensor, row-major, copied only where they do not lie so already."""
+    tensor = tensor.cpu().resolve_conj().resolve_neg()
+    if tensor.dtype.is_complex:
+        tensor = torch.view_as_real(tensor)
+    words = tensor.view(_SIGNED[tensor.dtype.itemsize]).contiguous().reshape(-1).numpy()
+    return words.view(f"u{words.itemsize}")
+
+
+def from_words(words: Words, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
+    """The contiguous tensor of these words, which it may share.
+
+    Raises:
+        FormatError: such a tensor cannot exist.
+    """
+    try:
+        if words.size == 0:
+            return torch.empty(shape, dtype=dtype)
+        return torch.from_numpy(words.view(np.uint8)).view(dtype).reshape(shape)
+    except (RuntimeError, OverflowError) as error:
+        raise FormatError(f"shape {list(shape)} cannot be made ({error})") from error
