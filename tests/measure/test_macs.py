@@ -1,3 +1,5 @@
+from itertools import pairwise
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -121,11 +123,13 @@ def test_a_product_of_activations_that_is_not_counted_is_told():
 
 
 def test_parameters_in_one_storage_are_told_apart():
-    flat = torch.zeros(2 * 4 + 4 * 3)
-    model = nn.Sequential(nn.Linear(2, 4, bias=False), nn.Linear(4, 3, bias=False))
-    model[0].weight = nn.Parameter(flat[:8].view(4, 2))
-    model[1].weight = nn.Parameter(flat[8:].view(3, 4))
-    assert macs(model, torch.zeros(1, 2)).by_weight == {"0.weight": 8, "1.weight": 12}
+    sides = (2, 4, 3, 2)  # the largest weight lies between two smaller ones
+    model = nn.Sequential(*(nn.Linear(a, b, bias=False) for a, b in pairwise(sides)))
+    parts = torch.zeros(8 + 12 + 6).split([8, 12, 6])
+    for layer, part in zip(model, parts, strict=True):
+        layer.weight = nn.Parameter(part.view(layer.weight.shape))
+    counted = macs(model, torch.zeros(1, 2))
+    assert counted.by_weight == {"0.weight": 8, "1.weight": 12, "2.weight": 6}
 
 
 def test_the_model_is_left_in_training():
