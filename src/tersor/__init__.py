@@ -1,1 +1,62 @@
-"""tersor."""
+"""tersor: train, prune, quantise and share networks, and ship them as files that are small.
+
+>>> from torch import nn
+>>> import tersor
+>>> model = nn.Linear(64, 64)
+>>> masks, _ = tersor.prune_(model, density=0.1)
+>>> codebooks, _ = tersor.quantize_(model, bits=4, masks=masks)
+"""
+
+from tersor.compress import Recipe, Result, compress, read_recipe
+from tersor.core import MaskSet, Report, prunable
+from tersor.core.errors import (
+    ConfigError,
+    DataError,
+    FormatError,
+    MissingExtraError,
+    StorageError,
+    TersorError,
+    TrainingError,
+)
+from tersor.core.seeding import seed_everything
+from tersor.measure import evaluate
+from tersor.prune import GradualPruner, prune_
+from tersor.quantize import CodebookTuner, quantize_
+from tersor.store import inspect, load, pack, save, unpack
+from tersor.tasks import Task, build_model, load_task
+from tersor.train import Training, fit
+from tersor.version import __version__
+
+__all__ = [
+    "CodebookTuner",
+    "ConfigError",
+    "DataError",
+    "FormatError",
+    "GradualPruner",
+    "MaskSet",
+    "MissingExtraError",
+    "Recipe",
+    "Report",
+    "Result",
+    "StorageError",
+    "Task",
+    "TersorError",
+    "Training",
+    "TrainingError",
+    "__version__",
+    "build_model",
+    "compress",
+    "evaluate",
+    "fit",
+    "inspect",
+    "load",
+    "load_task",
+    "pack",
+    "prunable",
+    "prune_",
+    "quantize_",
+    "read_recipe",
+    "save",
+    "seed_everything",
+    "unpack",
+]

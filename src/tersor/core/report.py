@@ -44,6 +44,12 @@ class Report:
         }
         return {"title": self.title} | {key: part for key, part in parts.items() if part}
 
+    @classmethod
+    def from_dict(cls, parts: Mapping[str, Any]) -> Report:
+        """The report that `to_dict` gave these parts of."""
+        sections = [cls.from_dict(section) for section in parts.get("sections", ())]
+        return cls(**(dict(parts) | {"sections": sections}))
+
     def to_json(self) -> str:
         """All of it as JSON, indented."""
         return json.dumps(self.to_dict(), indent=2)

@@ -47,7 +47,10 @@ def _explain(
 ) -> str:
     """One line a key; a key of several types has an error for each of them."""
     lines = []
-    for problem in error.errors(include_url=False):
+    problems = error.errors(include_url=False)
+    # With a key misspelt, what else is wrong is mostly its consequence.
+    unknown = [problem for problem in problems if problem["type"] == "extra_forbidden"]
+    for problem in unknown or problems:
         key = str(problem["loc"][0])
         expected = cls.model_fields[key].description if key in cls.model_fields else None
         if problem["type"] == "extra_forbidden":

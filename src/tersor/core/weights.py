@@ -160,7 +160,9 @@ def _why_not(weight: Weight) -> str:
     if weight.name.endswith("_orig") and hasattr(weight.module, _own_name(weight)[:-4] + "mask"):
         return "masked by torch.nn.utils.prune: call prune.remove first"
     if not weight.kind:
-        return "a bias, a normalisation parameter, or of a module type without a rule"
+        if "bias" in weight.name.rpartition(".")[2]:
+            return "a bias"
+        return f"of {type(weight.module).__name__}, whose parameters are no weights"
     if not weight.parameter.is_floating_point():
         return f"not floating point but {weight.parameter.dtype}"
     return ""

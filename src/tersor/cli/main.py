@@ -1,0 +1,259 @@
+"""The command `tersor`."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from tersor.cli.doctor import examine
+from tersor.cli.door import EXIT_CODES, FAILED, guarded
+from tersor.cli.networks import network_of, starting_network
+from tersor.compress import Recipe, Result, Train, compress, read_recipe, recipe_for, recipe_names
+from tersor.core.errors import ConfigError
+from tersor.core.report import Report
+from tersor.measure import evaluate, file_bytes
+from tersor.store import inspect, pack, unpack
+from tersor.tasks import MODELS, TASKS, load_task
+from tersor.version import __version__
+
+app = typer.Typer(
+    name="tersor",
+    help="Train, prune and quantise networks, and ship them as files that are as small as they "
+    f"claim. Try: tersor compress\n\n{EXIT_CODES}",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+
+TaskName = Annotated[str, typer.Option("--task", help=f"One of: {', '.join(TASKS)}.")]
+ModelName = Annotated[str, typer.Option("--model", help=f"One of: {', '.join(MODELS)}.")]
+RecipeFile = Annotated[
+    str | None,
+    typer.Option(
+        "--recipe",
+        metavar="FILE",
+        help=f"A YAML file, or one of: {', '.join(recipe_names())}. "
+        "Default: the one for the task and the model.",
+    ),
+]
+DataDir = Annotated[
+    str | None,
+    typer.Option(
+        "--data-dir", metavar="DIR", help="Where the data files lie. Default: TERSOR_DATA, data."
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="Same seed, same bytes.")]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
+Weights = Annotated[
+    Path | None,
+    typer.Option(
+        "--weights",
+        metavar="FILE",
+        help="Start from a trained network (.terse, .safetensors, .pt) and train none.",
+    ),
+]
+
+
+def main() -> None:
+    """Run the command line."""
+    app()
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        print(f"tersor {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print it and exit.")
+    ] = False,
+) -> None:
+    """Options that stand before a command."""
+
+
+@app.command(name="compress")
+@guarded
+def compress_command(
+    task: TaskName = "digits",
+    model: ModelName = "lenet-300-100",
+    recipe: RecipeFile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The file to write. Default: TASK-MODEL.terse."),
+    ] = None,
+    weights: Weights = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a network, prune it, share its weights, write a .terse file, and tell the truth.
+
+    The file is read back bit for bit, and the test set is read once, at the end. Beside the file
+    stands a folder FILE.run with the recipe, the log and the whole report. After an interrupt the
+    same command goes on where it was.
+
+    Examples:
+
+      tersor compress
+
+      tersor compress --task mnist --model lenet-5 --data-dir data --out lenet-5.terse
+    """
+    steps = read_recipe(recipe or recipe_for(task, model))
+    if weights is not None:
+        steps = steps.without_training()
+    elif not isinstance(steps.steps[0], Train):
+        raise ConfigError("the recipe has no step 'train', so it needs a network: --weights FILE")
+    _show(_run(task, model, steps, out, weights, data_dir, seed), as_json, sections=2)
+
+
+@app.command()
+@guarded
+def train(
+    task: TaskName = "digits",
+    model: ModelName = "lenet-300-100",
+    recipe: RecipeFile = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="The file to write. Default: TASK-MODEL-dense.terse."),
+    ] = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    as_json: Json = False,
+) -> None:
+    """Train a network by the step 'train' of a recipe, and write it without any loss.
+
+    compress --weights, evaluate, inspect and unpack take the file.
+    """
+    steps = read_recipe(recipe or recipe_for(task, model))
+    if not isinstance(steps.steps[0], Train):
+        raise ConfigError("the recipe has no step 'train'")
+    only = Recipe((steps.steps[0],), steps.name, steps.batch_size)
+    out = out or Path(f"{task}-{model}-dense.terse")
+    _show(_run(task, model, only, out, None, data_dir, seed), as_json, sections=1)
+
+
+def _run(
+    task_name: str,
+    model_name: str,
+    recipe: Recipe,
+    out: Path | None,
+    weights: Path | None,
+    data_dir: str | None,
+    seed: int,
+) -> Result:
+    task = load_task(task_name, data_dir=data_dir, batch_size=recipe.batch_size)
+    network = starting_network(task, model_name, seed, weights)
+    return compress(
+        network,
+        task,
+        recipe,
+        out=out or Path(f"{task_name}-{model_name}.terse"),
+        seed=seed,
+        metadata={"task": task_name, "model": model_name},
+    )
+
+
+def _show(result: Result, as_json: bool, *, sections: int) -> None:
+    if as_json:
+        print(json.dumps(result.to_dict()))
+        return
+    whole = result.report
+    _print(Report(whole.title, whole.summary, (), {}, whole.notes, whole.sections[:sections]))
+    print(f"\nThe whole report: {result.file}.run{os.sep}report.md")
+
+
+@app.command(name="evaluate")
+@guarded
+def evaluate_command(
+    file: Annotated[Path, typer.Argument(help="A network: .terse, .safetensors or .pt.")],
+    task: Annotated[
+        str | None, typer.Option("--task", help="Default: what the .terse file says.")
+    ] = None,
+    model: Annotated[
+        str | None, typer.Option("--model", help="Default: what the .terse file says.")
+    ] = None,
+    data_dir: DataDir = None,
+    as_json: Json = False,
+) -> None:
+    """Measure the error of a network on the test set of its task."""
+    network, tasks_name, models_name, data = network_of(file, task, model, data_dir)
+    error = evaluate(network, data.test, mistakes=data.mistakes)
+    low, high = error.interval
+    numbers: dict[str, Any] = {
+        "file": str(file),
+        "file_bytes": file_bytes(file),
+        "task": tasks_name,
+        "model": models_name,
+        "error": error.percent,
+        "mistakes": error.mistakes,
+        "test_samples": error.samples,
+        "interval_95": [round(low, 3), round(high, 3)],
+    }
+    if as_json:
+        print(json.dumps(numbers))
+    else:
+        numbers["interval_95"] = f"{low:.2f} to {high:.2f} %"
+        _print(Report("Error on the test set, percent", numbers))
+
+
+@app.command(name="inspect")
+@guarded
+def inspect_command(
+    file: Annotated[Path, typer.Argument(help="A .terse file.")], as_json: Json = False
+) -> None:
+    """Show what a .terse file holds: each tensor, its codec, and every byte accounted for."""
+    _report(inspect(file).report(), as_json)
+
+
+@app.command(name="pack")
+@guarded
+def pack_command(
+    source: Annotated[Path, typer.Argument(help="A .safetensors, .pt, .pth or .bin file.")],
+    target: Annotated[Path, typer.Argument(help="The .terse file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Write a checkpoint as a .terse file, without any loss."""
+    _report(pack(source, target), as_json)
+
+
+@app.command(name="unpack")
+@guarded
+def unpack_command(
+    source: Annotated[Path, typer.Argument(help="A .terse file.")],
+    target: Annotated[Path, typer.Argument(help="The .safetensors, .pt or .pth file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Write the tensors of a .terse file as a plain checkpoint."""
+    _report(unpack(source, target), as_json)
+
+
+@app.command()
+@guarded
+def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
+    """Examine the environment: torch, the C++ extension, CPU, compiler, data, known traps."""
+    report, healthy = examine(data_dir)
+    _report(report, as_json)
+    if not healthy:
+        raise typer.Exit(FAILED)
+
+
+def _report(report: Report, as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(report.to_dict()))
+    else:
+        _print(report)
+
+
+def _print(report: Report) -> None:
+    console = Console()
+    if not console.is_terminal:  # a pipe or a file has no width: tables are not to be cut
+        console.width = 200
+    console.print(report)
