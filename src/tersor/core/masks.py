@@ -68,7 +68,7 @@ class MaskSet(Mapping[str, Tensor]):
     @property
     def density(self) -> float:
         """Kept / all, over all masks."""
-        return self.kept / self.total
+        return self.kept / max(self.total, 1)
 
     def apply(self, model: nn.Module) -> None:
         """Set every weight that is not kept to +0.0, in place.

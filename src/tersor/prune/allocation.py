@@ -38,9 +38,10 @@ def uniform(scores: Scores, density: float) -> Counts:
     >>> uniform({"a": torch.ones(5), "b": torch.ones(5)}, 0.5)
     {'a': 3, 'b': 2}
     """
+    total = kept_count(sum(s.numel() for s in scores.values()), density)
     exact = {name: density * s.numel() for name, s in scores.items()}
     counts = {name: int(value) for name, value in exact.items()}
-    missing = kept_count(sum(s.numel() for s in scores.values()), density) - sum(counts.values())
+    missing = total - sum(counts.values())
     for name in sorted(exact, key=lambda name: counts[name] - exact[name])[:missing]:
         counts[name] += 1
     return counts
@@ -58,7 +59,7 @@ def lamp(scores: Scores, density: float) -> Counts:
     """
     adapted = {}
     for name, score in scores.items():
-        squares = score.flatten().double().clamp(min=0).square()
+        squares = _relative(score.flatten().double().clamp(min=0)).square()
         order = squares.sort(descending=True, stable=True).indices
         # The sum over all that are at least as large, the weight itself included: 1 for the first.
         ratios = squares[order] / squares[order].cumsum(0).clamp(min=torch.finfo(torch.double).tiny)
@@ -96,11 +97,12 @@ def masks_for(scores: Scores, counts: Counts) -> MaskSet:
     Raises:
         ConfigError: a score is NaN, or a tensor would be left empty.
     """
+    for name in counts:
+        if torch.isnan(scores[name]).any():
+            raise ConfigError(f"prune: the scores of {name!r} hold NaN, so they have no order")
     masks = {}
     for name, count in counts.items():
         score = scores[name]
-        if torch.isnan(score).any():
-            raise ConfigError(f"prune: the scores of {name!r} hold NaN, so they have no order")
         if count == 0 and score.numel():
             raise ConfigError(
                 f"prune: the density leaves {name!r} empty (0 of {score.numel():,} weights). "
@@ -108,6 +110,14 @@ def masks_for(scores: Scores, counts: Counts) -> MaskSet:
             )
         masks[name] = _highest(score.flatten(), count).view(score.shape)
     return MaskSet(masks)
+
+
+def _relative(scores: Tensor) -> Tensor:
+    """Scores as shares of the largest, so that no square overflows or vanishes."""
+    if scores.numel() == 0:
+        return scores
+    largest = scores.max().clamp(min=torch.finfo(scores.dtype).tiny)
+    return (scores / largest).nan_to_num(nan=1.0)  # infinite / infinite
 
 
 def _highest(flat: Tensor, count: int) -> Tensor:

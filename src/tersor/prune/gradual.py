@@ -16,7 +16,15 @@ from tersor.core.weights import Selectors, survey
 from tersor.prune.allocation import Allocation, Counts, masks_for
 from tersor.prune.criteria import Batches, Criterion
 from tersor.prune.schedules import SCHEDULES, Schedule
-from tersor.prune.transform import Density, counts_of, describe, resolve, scores_of
+from tersor.prune.transform import (
+    Density,
+    counts_of,
+    describe,
+    find_allocation,
+    find_criterion,
+    resolve,
+    scores_of,
+)
 
 
 class GradualPruner:
@@ -67,6 +75,8 @@ class GradualPruner:
     ) -> None:
         if every < 1:
             raise ConfigError(f"every: {every}; expected at least 1 optimizer step")
+        if start < 0:
+            raise ConfigError(f"start: {start}; expected 0 or more optimizer steps")
         if isinstance(schedule, str):
             if schedule not in SCHEDULES:
                 raise ConfigError(f"schedule {schedule!r}: {did_you_mean(schedule, SCHEDULES)}")
@@ -80,8 +90,9 @@ class GradualPruner:
             weights = [w for w in weights if w.name in self._densities]
         self._model, self._weights, self._skipped, self._data = model, weights, skipped, data
         self._schedule, self._start, self._end, self._every = schedule, start, end, every
-        self._criterion, self._allocation = criterion, allocation
-        self._at(0)  # an empty window or an unknown name is an error now, not at the first step
+        # A reversed window or an unknown name is an error now, not at the first step.
+        self._criterion, self._allocation = find_criterion(criterion), find_allocation(allocation)
+        self._at(0)
         self.step = 0
         self.masks = MaskSet.full(weights)
         self._hold = self.masks.holder(model)

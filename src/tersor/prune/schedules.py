@@ -26,7 +26,7 @@ def linear(step: int, *, start: int, end: int, final: float, initial: float = 1.
     Args, Raises: as `cubic`.
     """
     x = _progress(step, start, end, final, initial)
-    return _bounded(initial + (final - initial) * (x or 0.0), x, final)
+    return _bounded(initial + (final - initial) * (x or 0.0), x, final, initial)
 
 
 def cubic(step: int, *, start: int, end: int, final: float, initial: float = 1.0) -> float:
@@ -53,7 +53,7 @@ def cubic(step: int, *, start: int, end: int, final: float, initial: float = 1.0
     [1.0, 0.2125, 0.1]
     """
     x = _progress(step, start, end, final, initial)
-    return _bounded(final + (initial - final) * (1 - (x or 0.0)) ** 3, x, final)
+    return _bounded(final + (initial - final) * (1 - (x or 0.0)) ** 3, x, final, initial)
 
 
 def geometric(step: int, *, start: int, end: int, final: float, initial: float = 1.0) -> float:
@@ -68,7 +68,7 @@ def geometric(step: int, *, start: int, end: int, final: float, initial: float =
     [1.0, 0.4, 0.16, 0.064]
     """
     x = _progress(step, start, end, final, initial)
-    return _bounded(initial * (final / initial) ** (x or 0.0), x, final)
+    return _bounded(initial * (final / initial) ** (x or 0.0), x, final, initial)
 
 
 SCHEDULES: dict[str, Schedule] = {f.__name__: f for f in (one_shot, linear, cubic, geometric)}
@@ -88,5 +88,8 @@ def _progress(step: int, start: int, end: int, final: float, initial: float) -> 
     return 1.0 if step >= end else (step - start) / (end - start)
 
 
-def _bounded(density: float, progress: float | None, final: float) -> float:
-    return final if progress == 1.0 else max(density, final)
+def _bounded(density: float, progress: float | None, final: float, initial: float) -> float:
+    """No rounding of a formula is seen: exact at the ends, in the range between them."""
+    if progress is None:
+        return initial
+    return final if progress == 1.0 else min(max(density, final), initial)

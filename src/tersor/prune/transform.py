@@ -79,6 +79,8 @@ def resolve(density: Density, model: nn.Module, weights: list[Weight]) -> float 
     if not isinstance(density, Mapping):
         kept_count(0, density)
         return density
+    if not density:
+        raise ConfigError("density: an empty mapping; expected a density for each selector")
     names = {weight.name for weight in weights}
     resolved: dict[str, float] = {}
     for selector, value in density.items():
@@ -102,11 +104,7 @@ def scores_of(
     Raises:
         ConfigError: the criterion is unknown, or does not score one of them in its shape.
     """
-    if isinstance(criterion, str):
-        if criterion not in CRITERIA:
-            raise ConfigError(f"criterion {criterion!r}: {did_you_mean(criterion, CRITERIA)}")
-        criterion = CRITERIA[criterion]
-    scores = criterion(model, data)
+    scores = find_criterion(criterion)(model, data)
     for weight in weights:
         if weight.name not in scores or scores[weight.name].shape != weight.shape:
             raise ConfigError(
@@ -121,15 +119,44 @@ def counts_of(
     """How many weights of each tensor are kept.
 
     Raises:
-        ConfigError: the allocation is unknown.
+        ConfigError: the allocation is unknown, or gives a number that cannot be kept.
     """
     if isinstance(densities, dict):
         return per_layer(scores, densities)
-    if isinstance(allocation, str):
-        if allocation not in ALLOCATIONS:
-            raise ConfigError(f"allocation {allocation!r}: {did_you_mean(allocation, ALLOCATIONS)}")
-        allocation = ALLOCATIONS[allocation]
-    return allocation(scores, densities)
+    counts = find_allocation(allocation)(scores, densities)
+    for name, score in scores.items():
+        if not 0 <= counts.get(name, -1) <= score.numel():
+            raise ConfigError(
+                f"allocation: {counts.get(name)} for {name!r}; "
+                f"expected a number of its weights to keep, 0 to {score.numel():,}"
+            )
+    return counts
+
+
+def find_criterion(criterion: str | Criterion) -> Criterion:
+    """The criterion of a name of `CRITERIA`, or the given function.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if not isinstance(criterion, str):
+        return criterion
+    if criterion not in CRITERIA:
+        raise ConfigError(f"criterion {criterion!r}: {did_you_mean(criterion, CRITERIA)}")
+    return CRITERIA[criterion]
+
+
+def find_allocation(allocation: str | Allocation) -> Allocation:
+    """The allocation of a name of `ALLOCATIONS`, or the given function.
+
+    Raises:
+        ConfigError: the name is unknown.
+    """
+    if not isinstance(allocation, str):
+        return allocation
+    if allocation not in ALLOCATIONS:
+        raise ConfigError(f"allocation {allocation!r}: {did_you_mean(allocation, ALLOCATIONS)}")
+    return ALLOCATIONS[allocation]
 
 
 def describe(
@@ -150,7 +177,7 @@ def describe(
                 "shape": "x".join(map(str, weight.shape)),
                 "weights": weight.parameter.numel(),
                 "kept": (kept := int(masks[weight.name].sum())),
-                "density": kept / weight.parameter.numel(),
+                "density": kept / max(weight.parameter.numel(), 1),
             }
             for weight in weights
         ],
