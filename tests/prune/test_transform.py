@@ -130,9 +130,11 @@ def test_a_tensor_that_would_be_left_empty_is_named_and_nothing_is_changed():
     with torch.no_grad():
         model[4].weight.mul_(1e-6)
     before = model[3].weight.detach().clone()
-    with pytest.raises(ConfigError, match=r"leaves '4.weight' empty \(0 of 18 weights\)"):
+    with pytest.raises(ConfigError, match=r"density 0.2 leaves '4.weight' empty \(0 of 18 "):
         prune_(model, 0.2)
     assert torch.equal(model[3].weight, before)
+    with pytest.raises(ConfigError, match=r"density 0.01 leaves '4.weight' empty"):
+        prune_(model, {"3": 0.5, "4": 0.01})
     prune_(model, 0.2, allocation="lamp")
     assert live(model)["4.weight"] >= 1
 

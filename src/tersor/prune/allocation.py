@@ -91,8 +91,14 @@ def kept_count(total: int, density: float) -> int:
     return round(density * total)
 
 
-def masks_for(scores: Scores, counts: Counts) -> MaskSet:
+def masks_for(
+    scores: Scores, counts: Counts, densities: float | Mapping[str, float] | None = None
+) -> MaskSet:
     """Masks that keep the `counts[name]` highest scores of each tensor, ties by flat index.
+
+    Args:
+        scores, counts: by name.
+        densities: what was asked for, all together or by name; said in the error alone.
 
     Raises:
         ConfigError: a score is NaN, or a tensor would be left empty.
@@ -104,9 +110,11 @@ def masks_for(scores: Scores, counts: Counts) -> MaskSet:
     for name, count in counts.items():
         score = scores[name]
         if count == 0 and score.numel():
+            asked = densities.get(name) if isinstance(densities, Mapping) else densities
             raise ConfigError(
-                f"prune: the density leaves {name!r} empty (0 of {score.numel():,} weights). "
-                "Raise the density, or use another allocation (lamp, per layer)"
+                f"prune: {'this density' if asked is None else f'density {asked:.6g}'} leaves "
+                f"{name!r} empty (0 of {score.numel():,} weights). Raise the density, or use "
+                "another allocation (lamp, per layer)"
             )
         masks[name] = _highest(score.flatten(), count).view(score.shape)
     return MaskSet(masks)

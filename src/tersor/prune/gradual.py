@@ -146,8 +146,9 @@ class GradualPruner:
         for name, mask in self.masks.items():
             # Below every live score, also below a live zero: masks of later steps are nested.
             scores[name] = scores[name].masked_fill(~mask.to(scores[name].device), -torch.inf)
-        counts = counts_of(self._allocation, scores, self._at(self.step))
-        self.masks = masks_for(scores, _within(counts, self.masks))
+        densities = self._at(self.step)
+        counts = counts_of(self._allocation, scores, densities)
+        self.masks = masks_for(scores, _within(counts, self.masks), densities)
         self._hold = self.masks.holder(self._model)
 
     def _at(self, step: int) -> float | dict[str, float]:

@@ -65,7 +65,7 @@ def prune_(
         skipped |= {w.name: "no density given" for w in weights if w.name not in densities}
         weights = [w for w in weights if w.name in densities]
     scores = scores_of(criterion, model, data, weights)
-    masks = masks_for(scores, counts_of(allocation, scores, densities))
+    masks = masks_for(scores, counts_of(allocation, scores, densities), densities)
     masks.apply(model)
     return masks, describe(weights, masks, skipped, densities)
 
