@@ -74,6 +74,7 @@ def quantize_(
     """
     weights, skipped = survey(model, select=select, ignore=ignore)
     widths = _widths(bits, model, weights)
+    _check_masks(model, masks or {})
     codebooks: dict[str, Codebook] = {}
     rows: list[dict[str, Value]] = []
     for weight in weights:
@@ -84,12 +85,13 @@ def quantize_(
         if not bool(kept.any()):
             skipped[weight.name] = "all of its weights are zero"
             continue
-        before = weight.parameter.detach().clone()
-        codebook = share(before, kept, 2 ** widths[weight.name], init=init, seed=seed)
+        before = weight.parameter.detach()
+        try:
+            codebook = share(before, kept, 2 ** widths[weight.name], init=init, seed=seed)
+        except ConfigError as error:
+            raise ConfigError(f"quantize: {weight.name!r}: {error}") from error
         codebooks[weight.name] = codebook
-        with torch.no_grad():
-            weight.parameter.copy_(codebook.decode())
-        difference = (weight.parameter.detach() - before)[kept].double()
+        difference = (codebook.decode() - before)[kept].double()
         rows.append(
             {
                 "name": weight.name,
@@ -101,6 +103,10 @@ def quantize_(
                 "wcss": float(difference.square().sum()),
             }
         )
+    for weight in weights:  # all of them could be shared: now, and not before, any is changed
+        if weight.name in codebooks:
+            with torch.no_grad():
+                weight.parameter.copy_(codebooks[weight.name].decode())
     summary: dict[str, Value] = {
         "init": init,
         "tensors": len(rows),
@@ -139,11 +145,13 @@ def _away_from_zero(centroids: Tensor, values: Tensor, codes: Tensor) -> Tensor:
 def _widths(
     bits: int | Mapping[str, int], model: nn.Module, weights: list[Weight]
 ) -> dict[str, int]:
-    given = {None: bits} if isinstance(bits, int) else dict(bits)
+    if isinstance(bits, Mapping) and not bits:
+        raise ConfigError("bits: an empty mapping; expected a number for each selector")
+    given: dict[str | None, int] = {**bits} if isinstance(bits, Mapping) else {None: bits}
     names = {weight.name for weight in weights}
     widths: dict[str, int] = {}
     for selector, value in given.items():
-        if not isinstance(value, int) or not 1 <= value <= MAX_BITS:
+        if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_BITS:
             raise ConfigError(
                 f"bits: {value!r}; expected a whole number from 1 to {MAX_BITS}, "
                 "the width of a code"
@@ -157,13 +165,21 @@ def _widths(
     return widths
 
 
+def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
+    parameters = dict(model.named_parameters(remove_duplicate=False))
+    for name, mask in masks.items():
+        if name not in parameters:
+            raise ConfigError(f"mask {name!r}: {type(model).__name__} has no such weight")
+        shape = tuple(parameters[name].shape)
+        if tuple(mask.shape) != shape:
+            raise ConfigError(
+                f"mask {name!r}: shape {tuple(mask.shape)}, but the weight has {shape}"
+            )
+        if mask.dtype != torch.bool:
+            raise ConfigError(f"mask {name!r}: dtype {mask.dtype}, expected torch.bool")
+
+
 def _kept(weight: Weight, masks: Mapping[str, Tensor]) -> Tensor:
     if weight.name not in masks:
         return weight.parameter.detach() != 0
-    mask = masks[weight.name]
-    if mask.shape != weight.shape:
-        raise ConfigError(
-            f"mask {weight.name!r}: shape {tuple(mask.shape)}, "
-            f"but the weight has {tuple(weight.shape)}"
-        )
-    return mask.to(weight.parameter.device)
+    return masks[weight.name].to(weight.parameter.device)

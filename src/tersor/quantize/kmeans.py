@@ -103,7 +103,9 @@ def kmeans_1d(
         centroids = _optimal(exact, k)
     else:
         ordered = exact.sort().values
-        centroids = _lloyd(ordered, STARTS[init](ordered, k, generator))
+        distinct: Tensor = ordered.unique_consecutive()
+        few = len(distinct) <= k  # one centroid each, which no start but "random" finds surely
+        centroids = distinct if few else _lloyd(ordered, STARTS[init](ordered, k, generator))
     codes = _assign(exact, centroids)
     return Clusters(centroids, codes, float((exact - centroids[codes]).square().sum()))
 
