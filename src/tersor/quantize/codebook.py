@@ -147,10 +147,11 @@ def _widths(
 ) -> dict[str, int]:
     if isinstance(bits, Mapping) and not bits:
         raise ConfigError("bits: an empty mapping; expected a number for each selector")
-    given: dict[str | None, int] = {**bits} if isinstance(bits, Mapping) else {None: bits}
+    given: list[tuple[str | None, int]]
+    given = [*bits.items()] if isinstance(bits, Mapping) else [(None, bits)]
     names = {weight.name for weight in weights}
     widths: dict[str, int] = {}
-    for selector, value in given.items():
+    for selector, value in given:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_BITS:
             raise ConfigError(
                 f"bits: {value!r}; expected a whole number from 1 to {MAX_BITS}, "

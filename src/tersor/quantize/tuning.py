@@ -57,6 +57,12 @@ class CodebookTuner:
                     f"codebook {name!r}: {type(model).__name__} has no such weight "
                     f"of shape {tuple(codebook.codes.shape)}"
                 )
+            last = int(codebook.codes.max()) if codebook.codes.numel() else -1
+            if last >= len(codebook.centroids):
+                raise ConfigError(
+                    f"codebook {name!r}: code {last}, but the codebook has "
+                    f"{len(codebook.centroids)} entries"
+                )
             self._shared[name] = _Shared(parameters[name], codebook)
 
     @property

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from tersor.core.errors import ConfigError
 from tersor.store.container import Opened, opened
 from tersor.store.header import Repeated, Stored
-from tersor.store.words import dtype_name
+from tersor.store.words import dtype_name, twin
 
 Model = TypeVar("Model", bound=nn.Module)
 
@@ -77,7 +77,7 @@ def _read(file: Opened) -> OrderedDict[str, Tensor]:
     for entry in entries:
         if isinstance(entry, Repeated):
             source = state[entries[entry.of].name]
-            state[entry.name] = source if entry.tied else source.clone()
+            state[entry.name] = source if entry.tied else twin(source)
         else:
             state[entry.name] = file.tensor(entry)
     return state

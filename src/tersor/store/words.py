@@ -29,6 +29,7 @@ DTYPE_NAMES = (
 )
 DTYPES: dict[str, torch.dtype] = {n: getattr(torch, n) for n in DTYPE_NAMES if hasattr(torch, n)}
 
+_NOTHING = torch.empty(0, dtype=torch.uint8)
 _SIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -100,6 +101,11 @@ def to_words(tensor: Tensor) -> Words:
     return words.view(f"u{words.itemsize}")
 
 
+def twin(tensor: Tensor) -> Tensor:
+    """Another tensor with the same bits, also of a dtype that torch itself cannot copy."""
+    return from_words(to_words(tensor).copy(), tensor.dtype, tuple(tensor.shape))
+
+
 def from_words(words: Words, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
     """The contiguous tensor of these words, which it may share.
 
@@ -107,8 +113,8 @@ def from_words(words: Words, dtype: torch.dtype, shape: tuple[int, ...]) -> Tens
         FormatError: such a tensor cannot exist.
     """
     try:
-        if words.size == 0:
-            return torch.empty(shape, dtype=dtype)
-        return torch.from_numpy(words.view(np.uint8)).view(dtype).reshape(shape)
+        # from_numpy gives an empty array the stride 0, which cannot be viewed as another dtype.
+        flat = torch.from_numpy(words.view(np.uint8)) if words.size else _NOTHING
+        return flat.view(dtype).reshape(shape)
     except (RuntimeError, OverflowError) as error:
         raise FormatError(f"shape {list(shape)} cannot be made ({error})") from error
