@@ -29,7 +29,6 @@ DTYPE_NAMES = (
 )
 DTYPES: dict[str, torch.dtype] = {n: getattr(torch, n) for n in DTYPE_NAMES if hasattr(torch, n)}
 
-_NOTHING = torch.empty(0, dtype=torch.uint8)
 _SIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
@@ -114,7 +113,8 @@ def from_words(words: Words, dtype: torch.dtype, shape: tuple[int, ...]) -> Tens
     """
     try:
         # from_numpy gives an empty array the stride 0, which cannot be viewed as another dtype.
-        flat = torch.from_numpy(words.view(np.uint8)) if words.size else _NOTHING
+        octets = words.view(np.uint8)
+        flat = torch.from_numpy(octets) if words.size else torch.empty(0, dtype=torch.uint8)
         return flat.view(dtype).reshape(shape)
     except (RuntimeError, OverflowError) as error:
         raise FormatError(f"shape {list(shape)} cannot be made ({error})") from error

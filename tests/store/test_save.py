@@ -1,0 +1,260 @@
+import errno
+import os
+import signal
+import subprocess
+import sys
+from collections import OrderedDict
+from pathlib import Path
+
+import pytest
+import reference_decoder
+import torch
+from hypothesis import HealthCheck, given, settings
+from state_dicts import LARGE_SHAPES, SHAPES, assert_same, bits_of, sparse_codebook, state_dicts
+from torch import nn
+
+from tersor.core.errors import ConfigError, StorageError
+from tersor.store import load, metadata, save
+
+# Said once by torch when a complex32 tensor is made.
+pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
+QUIET = settings(
+    deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=400
+)
+
+
+@QUIET
+@given(state=state_dicts())
+def test_any_state_dict_comes_back_bit_for_bit(state, tmp_path):
+    save(state, tmp_path / "a.terse")
+    assert_same(load(tmp_path / "a.terse"), state)
+
+
+@settings(QUIET, max_examples=60)
+@given(state=state_dicts(LARGE_SHAPES | SHAPES))
+def test_the_reference_decoder_reads_the_same_bits(state, tmp_path):
+    path = tmp_path / "a.terse"
+    save(state, path)
+    tensors, repeats, _ = reference_decoder.decode(path.read_bytes())
+    assert list(tensors) == list(state)
+    for name, tensor in load(path).items():
+        assert tensors[name] == (str(tensor.dtype)[6:], tuple(tensor.shape), bits_of(tensor))
+        assert bits_of(tensor) == bits_of(state[name])
+    for name, (kind, source) in repeats.items():
+        same_object = state[name] is state[source]
+        assert kind == ("tied" if same_object else "copy")
+
+
+def test_saving_twice_gives_the_same_bytes(tmp_path):
+    state = {"w": sparse_codebook((30, 40), density=0.2, size=8), "e": torch.zeros(0)}
+    state |= {"w2": state["w"], "w3": state["w"].clone(), "f": torch.zeros(0)}
+    save(state, tmp_path / "a.terse")
+    save(load(tmp_path / "a.terse"), tmp_path / "b.terse")
+    assert (tmp_path / "a.terse").read_bytes() == (tmp_path / "b.terse").read_bytes()
+
+
+def test_saving_leaves_the_tensors_as_they_were(tmp_path):
+    model = nn.Linear(4, 3)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    save(model, tmp_path / "a.terse")
+    assert_same(model.state_dict(), before)
+
+
+def test_tied_tensors_come_back_as_one_and_equal_ones_as_two(tmp_path):
+    weight = torch.randn(50, 20)
+    state = {"a": weight, "b": weight, "c": weight.clone(), "d": weight.view(1000), "e": weight.T}
+    report = save(state, tmp_path / "a.terse")
+    back = load(tmp_path / "a.terse")
+    assert_same(back, state)
+    assert back["a"] is back["b"]
+    assert len({t.data_ptr() for t in back.values()}) == 4
+    assert [row["codec"] for row in report.rows][1:3] == ["tied to a", "same as a"]
+    assert report.summary["file bytes"] < 3 * weight.nbytes + 300
+
+
+def test_conjugate_and_negative_views_are_not_tied_to_their_base(tmp_path):
+    base = torch.randn(4, dtype=torch.complex64)
+    state = {"a": base, "b": base.conj(), "c": base.conj().imag}
+    save(state, tmp_path / "a.terse")
+    assert_same(load(tmp_path / "a.terse"), state)
+
+
+def test_tensors_of_equal_bytes_but_other_dtype_or_shape_are_separate(tmp_path):
+    zeros = torch.zeros(6)
+    state = {"a": zeros, "b": zeros.view(torch.int32), "c": torch.zeros(2, 3), "d": zeros.clone()}
+    report = save(state, tmp_path / "a.terse")
+    assert [row["bytes"] for row in report.rows if "same" in str(row["codec"])] == [0]
+    assert_same(load(tmp_path / "a.terse"), state)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        torch.tensor([-0.0, 0.0] * 40),
+        torch.tensor([0x7FC00001, -1, 0x7F800001, 0] * 20, dtype=torch.int32).view(torch.float32),
+        torch.zeros(1).expand(300, 200),
+        torch.full((1000,), float("nan")),
+        torch.arange(70_000),
+        torch.arange(65_536, dtype=torch.int32),
+        torch.arange(-32_768, 32_768, dtype=torch.int16),
+        torch.cat([torch.zeros(70_000), torch.ones(1)]),
+    ],
+)
+def test_corner_values_come_back(tensor, tmp_path):
+    save({"w": tensor}, tmp_path / "a.terse")
+    assert_same(load(tmp_path / "a.terse"), {"w": tensor})
+
+
+def test_constant_tensors_cost_a_few_bytes(tmp_path):
+    for value in (0.0, -0.0, 1.5, float("nan")):
+        report = save({"w": torch.full((1000, 1000), value)}, tmp_path / "a.terse")
+        assert report.rows[0]["bytes"] <= 8
+        assert (tmp_path / "a.terse").stat().st_size < 130
+
+
+def test_regular_masks_cost_a_few_bytes_more_than_their_values(tmp_path):
+    weight = torch.zeros(100, 40)
+    weight[:, 3::4] = 0.25
+    assert save({"w": weight}, tmp_path / "a.terse").rows[0]["bytes"] < 30
+
+
+def test_the_header_of_lenet_300_100_takes_at_most_350_bytes(tmp_path):
+    state = OrderedDict()
+    for number, (out, inn, density) in enumerate([(300, 784, 0.08), (100, 300, 0.09), (10, 100, 0.26)]):
+        weight = sparse_codebook((out, inn), density=density, size=64, seed=number)
+        state |= {f"fc{number + 1}.weight": weight, f"fc{number + 1}.bias": torch.randn(out)}
+    report = save(state, tmp_path / "a.terse", metadata={"task": "mnist", "model": "lenet-300-100"})
+    assert report.summary["header bytes"] <= 350
+    assert report.summary["file bytes"] == os.path.getsize(tmp_path / "a.terse")
+    assert report.summary["dense bytes"] == 1_066_440
+
+
+def test_report_rows_add_up_to_the_file(tmp_path):
+    report = save(nn.Linear(30, 20), tmp_path / "a.terse")
+    assert sum(row["bytes"] for row in report.rows) == report.summary["tensor bytes"]
+    total = report.summary["tensor bytes"] + report.summary["header bytes"]
+    assert total == (tmp_path / "a.terse").stat().st_size
+
+
+def test_metadata_comes_back(tmp_path):
+    said = {"task": "digits", "näme": [1, 2.5, None, True, {"a": "\u2603"}], "deep": {"x": {}}}
+    save({}, tmp_path / "a.terse", metadata=said)
+    assert metadata(tmp_path / "a.terse") == said
+    assert reference_decoder.decode((tmp_path / "a.terse").read_bytes())[2] == said
+    save({}, tmp_path / "a.terse")
+    assert metadata(tmp_path / "a.terse") == {}
+
+
+@pytest.mark.parametrize(
+    ("said", "match"),
+    [
+        ({"a": (1, 2)}, r"metadata: .*would come back as"),
+        ({1: "a"}, r"metadata: .*would come back as"),
+        ({"a": float("inf")}, "metadata: not JSON"),
+        ({"a": torch.zeros(1)}, "metadata: not JSON"),
+        ({"a": "\ud800"}, "not valid Unicode"),
+    ],
+)
+def test_metadata_that_would_change_is_refused(said, match, tmp_path):
+    with pytest.raises(ConfigError, match=match):
+        save({}, tmp_path / "a.terse", metadata=said)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Special(torch.Tensor):
+    pass
+
+
+@pytest.mark.filterwarnings("ignore:.*quantiz")
+@pytest.mark.parametrize(
+    ("value", "match"),
+    [
+        (3, r"save: 'x': a int, expected a tensor"),
+        ({"y": torch.zeros(1)}, r"save: 'x': a dict, expected a tensor"),
+        (torch.zeros(2).as_subclass(Special), r"save: 'x': a tensor subclass Special"),
+        (nn.LazyLinear(3).weight, r"save: 'x': a tensor subclass UninitializedParameter"),
+        (torch.eye(3).to_sparse(), r"save: 'x': layout torch.sparse_coo, .*to_dense"),
+        (torch.zeros(2, device="meta"), r"save: 'x': on the meta device"),
+    ],
+)
+def test_what_is_no_plain_tensor_is_refused_by_name(value, match, tmp_path):
+    with pytest.raises(ConfigError, match=match):
+        save({"a": torch.zeros(1), "x": value}, tmp_path / "a.terse")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_quantized_tensors_are_refused_by_name(tmp_path):
+    value = torch.quantize_per_tensor(torch.zeros(2), 0.1, 0, torch.qint8)
+    with pytest.raises(ConfigError, match=r"save: 'x': dtype torch.qint8 is quantized"):
+        save({"x": value}, tmp_path / "a.terse")
+
+
+def test_names_must_be_text_and_states_mappings(tmp_path):
+    with pytest.raises(ConfigError, match=r"the name 3 is a int"):
+        save({3: torch.zeros(1)}, tmp_path / "a.terse")
+    with pytest.raises(ConfigError, match=r"a list, expected a module or a mapping"):
+        save([torch.zeros(1)], tmp_path / "a.terse")
+    with pytest.raises(ConfigError, match="not valid Unicode"):
+        save({"\ud800": torch.zeros(1)}, tmp_path / "a.terse")
+
+
+def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.terse"
+    save({"w": torch.ones(3)}, path)
+    old = path.read_bytes()
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(StorageError, match=r"a\.terse.*No space left on device"):
+        save({"w": torch.zeros(5)}, path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+_LIMITED = """
+import resource, signal, sys, torch
+from tersor.core.errors import StorageError
+from tersor.store import save
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (10_000, 10_000))
+try:
+    save({"w": torch.randn(100_000)}, sys.argv[1])
+except StorageError as error:
+    print(error)
+"""
+
+
+@pytest.mark.skipif(not hasattr(signal, "SIGXFSZ"), reason="this system has no limit to file sizes")
+def test_a_real_limit_to_the_file_size_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.terse"
+    save({"w": torch.ones(3)}, path)
+    old = path.read_bytes()
+    done = subprocess.run(
+        [sys.executable, "-c", _LIMITED, str(path)], capture_output=True, text=True, check=True
+    )
+    assert "a.terse: cannot be written (File too large)" in done.stdout
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_interrupt_leaves_the_old_file(tmp_path, monkeypatch):
+    path = tmp_path / "a.terse"
+    save({"w": torch.ones(3)}, path)
+    old = path.read_bytes()
+
+    def interrupted(_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(os, "fsync", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        save({"w": torch.zeros(5)}, path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(StorageError, match=r"the folder .*nowhere"):
+        save({"w": torch.ones(3)}, Path(tmp_path, "nowhere", "a.terse"))
