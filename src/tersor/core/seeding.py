@@ -41,7 +41,7 @@ def rng_state() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - see seed_everything
     return {
         "python": random.getstate(),
-        "numpy": (kind, [int(key) for key in keys], *rest),
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }
@@ -51,7 +51,7 @@ def set_rng_state(state: dict[str, Any]) -> None:
     """Put all global generators back to where `rng_state` saw them."""
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002 - as above
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))  # noqa: NPY002 - as above
     torch.set_rng_state(state["torch"])
     if state["cuda"]:
         torch.cuda.set_rng_state_all(state["cuda"])

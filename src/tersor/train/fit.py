@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import math
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -142,6 +142,7 @@ class _Run:
         self.batch = 0  # batches of the next epoch done
         self.step = 0  # optimizer steps done
         self.loss_sum = 0.0  # of the batches of this epoch
+        self.before_batch: dict[str, Any] = {}  # the generators before the last batch was drawn
         self.rows: list[dict[str, Any]] = []
         self.best: dict[str, Tensor] | None = None
         self.best_error: Error | None = None
@@ -187,13 +188,16 @@ class _Run:
         _reseed_sampler(self.batches, derive(self.seed, self.label, "order", self.epoch))
         shown.start_epoch(self.epoch + 1, self.steps_per_epoch, self.batch)
         batches = iter(self.batches)
-        for _ in range(self.batch):  # what was done before the interrupt; draws the same numbers
-            next(batches)
         if resumed is not None and self.batch > 0:  # at the start of an epoch the seed decides
-            set_rng_state(resumed)
+            self._skip(batches, resumed)
         self.wrapped.train()
-        for inputs, targets in batches:
-            self._one_step(inputs, targets)
+        while True:
+            if self.path is not None:
+                self.before_batch = rng_state()
+            batch = next(batches, None)
+            if batch is None:
+                break
+            self._one_step(*batch)
             shown.step()
             every = self.training.checkpoint_steps
             if interrupt.wanted or (every is not None and self.step % every == 0):
@@ -214,6 +218,17 @@ class _Run:
         if settled and (self.best_error is None or error.mistakes <= self.best_error.mistakes):
             self._remember(error, self.epoch)
         self._save()
+        if interrupt.wanted:  # in the validation, or in the last step of all
+            raise KeyboardInterrupt
+
+    def _skip(self, batches: Iterator[Any], rng: dict[str, Any]) -> None:
+        """Go over what was done before the interrupt, and leave the generators as they were."""
+        for _ in range(self.batch - 1):
+            next(batches, None)
+        # Accelerate's loader is one batch ahead: the next one is drawn here, as it was drawn then.
+        set_rng_state(rng["before_batch"])
+        next(batches, None)
+        set_rng_state(rng["after_step"])
 
     def _one_step(self, inputs: Tensor, targets: Tensor) -> None:
         device = self.accelerator.device
@@ -263,7 +278,7 @@ class _Run:
             "rows": self.rows,
             "best": self.best,
             "best_error": (best.mistakes, best.samples, self.best_epoch) if best else None,
-            "rng": rng_state(),
+            "rng": {"before_batch": self.before_batch, "after_step": rng_state()},
         }
         save_checkpoint(self.path, state)
 
