@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 from pathlib import Path
@@ -16,7 +17,7 @@ from tersor.cli.networks import network_of, starting_network
 from tersor.compress import Recipe, Result, Train, compress, read_recipe, recipe_for, recipe_names
 from tersor.core.errors import ConfigError
 from tersor.core.report import Report
-from tersor.measure import evaluate, file_bytes
+from tersor.measure import measure
 from tersor.store import inspect, pack, unpack
 from tersor.tasks import MODELS, TASKS, load_task
 from tersor.version import __version__
@@ -183,25 +184,21 @@ def evaluate_command(
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
-    """Measure the error of a network on the test set of its task."""
-    network, tasks_name, models_name, data = network_of(file, task, model, data_dir)
-    error = evaluate(network, data.test, mistakes=data.mistakes)
-    low, high = error.interval
-    numbers: dict[str, Any] = {
-        "file": str(file),
-        "file_bytes": file_bytes(file),
-        "task": tasks_name,
-        "model": models_name,
-        "error": error.percent,
-        "mistakes": error.mistakes,
-        "test_samples": error.samples,
-        "interval_95": [round(low, 3), round(high, 3)],
-    }
+    """Measure a network: error on the test set, size, multiply-accumulates, latency, density."""
+    network, task_name, model_name, data = network_of(file, task, model, data_dir)
+    report = measure(
+        network,
+        example_input=data.example_input,
+        loader=data.test,
+        path=file,
+        mistakes=data.mistakes,
+    )
+    head: dict[str, Any] = {"file": str(file), "task": task_name, "model": model_name}
     if as_json:
-        print(json.dumps(numbers))
+        error = {"error": report.summary["error_percent"]}
+        print(json.dumps(head | error | report.to_dict()["summary"] | {"rows": report.rows}))
     else:
-        numbers["interval_95"] = f"{low:.2f} to {high:.2f} %"
-        _print(Report("Error on the test set, percent", numbers))
+        _print(dataclasses.replace(report, title=str(file), summary=head | dict(report.summary)))
 
 
 @app.command(name="inspect")

@@ -19,7 +19,7 @@ from tersor.compress.workspace import Workspace
 from tersor.core.errors import FormatError, StorageError
 from tersor.core.masks import MaskSet
 from tersor.core.report import Report, Value
-from tersor.measure import Error, evaluate, file_bytes, size
+from tersor.measure import Error, evaluate, file_bytes, measure, size
 from tersor.prune import GradualPruner, prune_
 from tersor.quantize import Codebook, CodebookTuner, quantize_
 from tersor.store import accounting, load, save
@@ -188,7 +188,9 @@ def _conclude(run: _Run, file: Path, digest: str, seconds: float) -> Result:
         "the reference. The file was read back bit for bit."
     ]
     steps = Report("Steps", rows=run.stages)
-    sections = [steps, accounting(run.model, file), *run.reports]
+    inputs = task.example_input.to(next(run.model.parameters()).device)
+    measured = measure(run.model, example_input=inputs, path=file)
+    sections = [steps, accounting(run.model, file), measured, *run.reports]
     report = Report(f"tersor: {task.name}", summary, notes=notes, sections=sections)
     return Result(file, stored, dense, reference, error, seconds, run.seed, digest, report)
 
