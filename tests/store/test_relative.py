@@ -8,7 +8,7 @@ from tersor.core.errors import ConfigError, FormatError
 from tersor.store import csr_index, relative_index
 from tersor.store.relative import positions_of
 
-# The worked matrix of the slides (shared/spec, 4.1).
+# The worked matrix of the lecture that the conventions come from.
 MATRIX = np.zeros((4, 6), int)
 for _row, _columns in enumerate([{0: 10, 1: 20}, {1: 30, 5: 40}, {2: 50, 3: 60, 4: 70}, {5: 80}]):
     for _column, _value in _columns.items():

@@ -187,8 +187,7 @@ def _parse_entry(value: Any, number: int, before: Sequence[Entry]) -> Entry:
         raise FormatError(f"{where}: 'shape' is no list")
     shape = tuple(_number(side, f"{where}: a side of the shape") for side in plain["shape"])
     dtype = DTYPES[plain["dtype"]]
-    if math.prod(side for side in shape if side) * dtype.itemsize >= 2**63:
-        raise FormatError(f"{where}: shape {list(shape)} overflows")
+    _check_extent(shape, dtype.itemsize, where)
     crc = _number(plain["crc"], f"{where}: 'crc'")
     if crc >= 2**32:
         raise FormatError(f"{where}: 'crc' is {crc}, expected 32 bits")
@@ -198,6 +197,15 @@ def _parse_entry(value: Any, number: int, before: Sequence[Entry]) -> Entry:
     except FormatError as error:
         raise FormatError(f"{where}: {error}") from None
     return Stored(_text(plain["name"], where), dtype, shape, codec, crc)
+
+
+def _check_extent(shape: tuple[int, ...], itemsize: int, where: str) -> None:
+    """Stops at the first overflow: the product of a million large sides would take for ever."""
+    extent = itemsize
+    for side in shape:
+        extent *= side or 1
+        if extent >= 2**63:
+            raise FormatError(f"{where}: shape {str(list(shape[:8]))[:60]} overflows")
 
 
 def _parse_codec(plain: dict[str, Any], where: str) -> Codec:

@@ -7,6 +7,7 @@ filler spans 2**bits positions. "gap" stores j - previous, starting from 0: a fi
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -116,7 +117,7 @@ def relative_index(
     if layout not in ("flat", "row"):
         raise ConfigError(f"relative_index: layout {layout!r}, expected 'flat' or 'row'")
     rows = kept.shape[0] if kept.ndim > 1 else 1
-    columns = kept.size // rows if rows else 0
+    columns = math.prod(kept.shape[1:]) if kept.ndim > 1 else kept.size
     flat = np.flatnonzero(kept)
     if layout == "flat":
         codes, fillers = codes_of(flat, bits, convention)

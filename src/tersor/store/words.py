@@ -15,7 +15,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from tersor.core.errors import ConfigError, FormatError
+from tersor.core.errors import ConfigError
 
 Words = NDArray[np.unsignedinteger[Any]]
 
@@ -106,15 +106,8 @@ def twin(tensor: Tensor) -> Tensor:
 
 
 def from_words(words: Words, dtype: torch.dtype, shape: tuple[int, ...]) -> Tensor:
-    """The contiguous tensor of these words, which it may share.
-
-    Raises:
-        FormatError: such a tensor cannot exist.
-    """
-    try:
-        # from_numpy gives an empty array the stride 0, which cannot be viewed as another dtype.
-        octets = words.view(np.uint8)
-        flat = torch.from_numpy(octets) if words.size else torch.empty(0, dtype=torch.uint8)
-        return flat.view(dtype).reshape(shape)
-    except (RuntimeError, OverflowError) as error:
-        raise FormatError(f"shape {list(shape)} cannot be made ({error})") from error
+    """The contiguous tensor of these words, whose memory it takes over."""
+    # from_numpy gives an empty array the stride 0, which cannot be viewed as another dtype.
+    octets = words.view(np.uint8)
+    flat = torch.from_numpy(octets) if words.size else torch.empty(0, dtype=torch.uint8)
+    return flat.view(dtype).reshape(shape)
