@@ -1,6 +1,6 @@
 """Reads a `.terse` file in plain Python, written from docs/format.md alone: slow and obvious.
 
-The oracle of the tests. It shares no code with tersor, and checks little: what it is given is valid.
+The oracle of the tests. It shares no code with tersor and checks little: what it gets is valid.
 """
 
 import json
@@ -104,7 +104,7 @@ def decode_values(stream, entry, size, entries, fillers):
         words = [stream.take(size) for _ in range(entries)]
         return [None if "relative" in entry and not any(w) else w for w in words]
     book = [stream.take(size) for _ in range(entry["codebook"]["size"])]
-    alphabet = book + [None] if fillers else book
+    alphabet = [*book, None] if fillers else book
     if "huffman" in entry["codebook"]:
         codes = stream.huffman(entries, len(alphabet), entry["codebook"]["huffman"])
     else:

@@ -1,7 +1,6 @@
 """Damage: by accident, where checksums find it, and on purpose, where they are made to fit."""
 
 import json
-import os
 import zlib
 
 import pytest
@@ -12,7 +11,8 @@ from hypothesis import strategies as st
 from state_dicts import assert_same, sparse_codebook
 
 from tersor.core.errors import FormatError
-from tersor.store import inspect, load, metadata, save
+from tersor.store import inspect, load, save
+from tersor.store.header import Stored, parse
 
 QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -69,9 +69,8 @@ def test_every_bit_of_the_header_flipped(good, tmp_path):
         data = bytearray(good)
         data[bit // 8] ^= 1 << bit % 8
         path.write_bytes(data)
-        for read in (load, inspect, metadata):
-            with pytest.raises(FormatError, match=r"flipped\.terse: "):
-                read(path)
+        with pytest.raises(FormatError, match=r"flipped\.terse: .*Nothing was loaded"):
+            load(path)
 
 
 def test_every_byte_of_the_streams_damaged(good, tmp_path):
@@ -198,20 +197,17 @@ def assert_refused_or_as_declared(path, header):
     try:
         state = load(path)
     except FormatError as error:
-        assert "Nothing was loaded" in str(error)
-        return False
+        assert "Nothing was loaded" in str(error)  # noqa: PT017 - both outcomes are right
+        return
     for entry in header["tensors"]:
         if "shape" in entry:
             tensor = state[entry["name"]]
             assert list(tensor.shape) == entry["shape"]
             assert str(tensor.dtype) == f"torch.{entry['dtype']}"
-    return True
 
 
 def with_checksums(header, streams):
     """The file, each checksum made to fit to the lengths that the header now declares."""
-    from tersor.store.header import Stored, parse
-
     try:
         entries = parse(json.dumps(header).encode(), False).entries
     except FormatError:
@@ -252,18 +248,18 @@ def test_hostile_streams_with_fitting_checksums(good, tmp_path, data):
     assert_refused_or_as_declared(path, header)
 
 
-def test_hostile_streams_are_not_refused_by_checksums_alone(good, tmp_path):
+def test_fitting_checksums_do_fit(good, tmp_path):
     header, streams = split(good)
+    dense = next(e for e in header["tensors"] if e["name"] == "dense")
+    at = streams.index(torch.arange(5.0).numpy().tobytes()[4:])
     path = tmp_path / "hostile.terse"
-    path.write_bytes(with_checksums(header, streams[:-1] + bytes([streams[-1] ^ 4])))
-    try:
-        load(path)
-    except FormatError as error:
-        assert "checksum" not in str(error)  # noqa: PT017 - both outcomes are right
+    path.write_bytes(with_checksums(header, streams[:at] + b"\1" + streams[at + 1 :]))
+    assert dense["crc"] != split(good)[0]["tensors"][2]["crc"]
+    assert not torch.equal(load(path)["dense"], torch.arange(5.0))
 
 
 def test_the_files_size_is_what_the_system_says(good, tmp_path):
     path = tmp_path / "a.terse"
     path.write_bytes(good)
     found = inspect(path)
-    assert found.file_bytes == os.path.getsize(path) == len(good)
+    assert found.file_bytes == path.stat().st_size == len(good)

@@ -50,7 +50,11 @@ class Other(Tied):
 @pytest.mark.parametrize(
     ("saved", "model", "match"),
     [
-        (Tied(), Tied(5), r"a\.terse: 'embed\.weight' is float32 \[6, 4\], but float32 \[6, 5\] in"),
+        (
+            Tied(),
+            Tied(5),
+            r"a\.terse: 'embed\.weight' is float32 \[6, 4\], but float32 \[6, 5\] in",
+        ),
         (Tied(), Tied().double(), r"'embed\.weight' is float32 .*, but float64"),
         (Tied(), Other(), r"has no tensor 'extra\.weight', which Other needs"),
         (Other(), Tied(), r"'extra\.weight' has no place in Tied"),

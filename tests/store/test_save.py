@@ -120,12 +120,14 @@ def test_regular_masks_cost_a_few_bytes_more_than_their_values(tmp_path):
 
 def test_the_header_of_lenet_300_100_takes_at_most_350_bytes(tmp_path):
     state = OrderedDict()
-    for number, (out, inn, density) in enumerate([(300, 784, 0.08), (100, 300, 0.09), (10, 100, 0.26)]):
+    for number, (out, inn, density) in enumerate(
+        [(300, 784, 0.08), (100, 300, 0.09), (10, 100, 0.26)]
+    ):
         weight = sparse_codebook((out, inn), density=density, size=64, seed=number)
         state |= {f"fc{number + 1}.weight": weight, f"fc{number + 1}.bias": torch.randn(out)}
     report = save(state, tmp_path / "a.terse", metadata={"task": "mnist", "model": "lenet-300-100"})
     assert report.summary["header bytes"] <= 350
-    assert report.summary["file bytes"] == os.path.getsize(tmp_path / "a.terse")
+    assert report.summary["file bytes"] == (tmp_path / "a.terse").stat().st_size
     assert report.summary["dense bytes"] == 1_066_440
 
 

@@ -1,11 +1,12 @@
 """Every codec there is, forced, on every kind of tensor: not only the ones that win."""
 
+import zlib
+
 import by_hand
 import numpy as np
 import pytest
 import reference_decoder
 import torch
-import zlib
 from hypothesis import given, settings
 from state_dicts import LARGE_SHAPES, SHAPES, bits_of, sparse_codebook, tensors
 

@@ -14,7 +14,7 @@ from tersor.core.errors import ConfigError
 from tersor.core.report import Report, Value
 from tersor.store.choose import INDEX_BITS, huffman_bits
 from tersor.store.container import opened
-from tersor.store.header import Stored
+from tersor.store.header import Repeated, Stored
 from tersor.store.relative import gaps_of
 from tersor.store.words import require_plain, to_words
 
@@ -134,8 +134,9 @@ def accounting(
         path: the `.terse` file it was saved to.
 
     Returns:
-        One row per stored floating-point tensor of two or more sides; the others (biases,
-        normalisation) stand together in a last row, with the paper's 32 bits each.
+        One row per floating-point tensor of two or more sides; the others (biases,
+        normalisation) stand together, with the paper's 32 bits each; then the header. Tied
+        tensors count once; a copy counts for the paper, and has no bytes in the file.
 
     Raises:
         ConfigError: the file has a tensor that the model has not.
@@ -150,17 +151,19 @@ def accounting(
     others = other_bytes = pq = pqh = 0
     with opened(path) as file:
         for entry in file.header.entries:
-            if not isinstance(entry, Stored):
+            if isinstance(entry, Repeated) and entry.tied:
                 continue
             if entry.name not in state:
                 raise ConfigError(f"accounting: {path} has {entry.name!r}, the model has not")
-            if len(entry.shape) < 2 or not entry.dtype.is_floating_point:
-                others += entry.weights
-                other_bytes += entry.byte_length
+            tensor = state[entry.name]
+            stored = entry.byte_length if isinstance(entry, Stored) else 0
+            if tensor.ndim < 2 or not tensor.is_floating_point():
+                others += tensor.numel()
+                other_bytes += stored
                 continue
-            layer = paper_accounting(state[entry.name])
+            layer = paper_accounting(tensor)
             pq, pqh = pq + layer.pq_bits, pqh + layer.pqh_bits
-            rows.append(_row(entry.name, layer, entry.byte_length))
+            rows.append(_row(entry.name, layer, stored))
     weights = sum(int(row["weights"] or 0) for row in rows) + others
     paper = pq + _PLAIN_BITS * others, pqh + _PLAIN_BITS * others
     rows.append({"name": "other tensors", "weights": others, "file bytes": other_bytes})
