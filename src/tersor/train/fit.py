@@ -17,13 +17,15 @@ import torch
 from torch import Tensor, nn
 
 from tersor.core.checkpoint import load_checkpoint, save_checkpoint
-from tersor.core.errors import ConfigError, FormatError, MissingExtraError, TrainingError
+from tersor.core.errors import ConfigError, FormatError, TrainingError
 from tersor.core.hooks import Method
 from tersor.core.report import Report
 from tersor.core.seeding import derive, rng_state, seed_everything, set_rng_state
 from tersor.measure import Error, evaluate
 from tersor.tasks import Task
+from tersor.train.accelerating import accelerating
 from tersor.train.interrupt import Interrupt, deferred_interrupt
+from tersor.train.processes import processes, share_of
 from tersor.train.progress import Display, RunLog, display
 from tersor.train.settings import Training, make_optimizer, make_schedule
 
@@ -66,31 +68,22 @@ def fit(
 
     Raises:
         TrainingError: the loss is NaN or infinite; the weights are those before that step.
-        ConfigError: a method and the model do not fit, or no epoch could be kept.
+        ConfigError: a method and the model do not fit, no epoch could be kept, or the machine
+            cannot compute in this precision.
         FormatError: the checkpoint is damaged, or of another model.
         MissingExtraError: the extra `train` is not installed.
     """
-    try:
-        from accelerate import Accelerator
-    except ImportError as error:
-        raise MissingExtraError("training", "accelerate", "train") from error
-    accelerator = Accelerator(mixed_precision=training.precision)
-    try:
+    with accelerating(model, training.precision) as accelerator, contextlib.ExitStack() as stack:
         run = _Run(accelerator, model, task, training, methods, seed, label, checkpoint, log)
-        with contextlib.ExitStack() as stack:
-            shown = stack.enter_context(
-                display(label, training.epochs, shown=verbose and accelerator.is_main_process)
-            )
-            # Without a place to keep the state there is nothing to wait for.
-            interrupt = stack.enter_context(deferred_interrupt()) if checkpoint else Interrupt()
-            for method in methods:
-                stack.enter_context(method.attach(run.optimizer))
-            run.go(shown, interrupt)
+        shown = stack.enter_context(
+            display(label, training.epochs, shown=verbose and accelerator.is_main_process)
+        )
+        # Without a place to keep the state there is nothing to wait for.
+        interrupt = stack.enter_context(deferred_interrupt()) if checkpoint else Interrupt()
+        for method in methods:
+            stack.enter_context(method.attach(run.optimizer))
+        run.go(shown, interrupt)
         return run.finish()
-    finally:
-        # Undoes the forward of mixed precision, which Accelerate puts on the caller's own model.
-        accelerator.unwrap_model(model, keep_fp32_wrapper=False)
-        accelerator.free_memory()
 
 
 def steps_per_epoch(task: Task) -> int:
@@ -98,9 +91,9 @@ def steps_per_epoch(task: Task) -> int:
 
     Raises:
         ConfigError: the training batches have no length.
+        MissingExtraError: the extra `train` is not installed.
     """
-    from accelerate import PartialState
-
+    count = processes().num_processes
     try:
         batches = len(task.train)  # type: ignore[arg-type]  # any iterable; checked just here
     except TypeError:
@@ -108,7 +101,7 @@ def steps_per_epoch(task: Task) -> int:
             f"task {task.name!r}: the training batches have no length, so no schedule can be "
             "laid over them. Give a DataLoader of a map-style data set, or a list"
         ) from None
-    return math.ceil(batches / int(PartialState().num_processes))
+    return math.ceil(batches / count)
 
 
 class _Run:
@@ -137,16 +130,17 @@ class _Run:
         self.schedule = make_schedule(optimizer, training, training.epochs * self.steps_per_epoch)
         self.wrapped, self.optimizer = accelerator.prepare(model, optimizer)
         is_loader = isinstance(task.train, torch.utils.data.DataLoader)
-        self.batches = accelerator.prepare(task.train) if is_loader else task.train
+        self.batches = accelerator.prepare(task.train) if is_loader else share_of(task.train)
         self.epoch = 0  # whole epochs done
         self.batch = 0  # batches of the next epoch done
         self.step = 0  # optimizer steps done
         self.loss_sum = 0.0  # of the batches of this epoch
         self.before_batch: dict[str, Any] = {}  # the generators before the last batch was drawn
         self.rows: list[dict[str, Any]] = []
-        self.best: dict[str, Tensor] | None = None
+        self.best: dict[str, Any] | None = None  # the states of the model and of the methods
         self.best_error: Error | None = None
-        self.best_epoch = 0
+        self.best_epoch = 0  # the last one with this error
+        self.better_epoch = 0  # the first one
 
     def go(self, shown: Display, interrupt: Interrupt) -> None:
         """Train from where the checkpoint ends, else from the beginning."""
@@ -167,7 +161,9 @@ class _Run:
                     f"{self.label}: no epoch could be kept, as a method was not finished in "
                     f"{self.training.epochs} epochs. Let it end sooner, or train longer"
                 )
-            self.model.load_state_dict(self.best)
+            self.model.load_state_dict(self.best["model"])
+            for method, state in zip(self.methods, self.best["methods"], strict=True):
+                method.load_state_dict(state)
             error, epoch = self.best_error, self.best_epoch
         else:
             error, epoch = self._validate(), self.epoch
@@ -252,16 +248,21 @@ class _Run:
         return evaluate(self.model, self.task.validation, mistakes=self.task.mistakes)
 
     def _remember(self, error: Error, epoch: int) -> None:
+        if self.best_error is None or error.mistakes < self.best_error.mistakes:
+            self.better_epoch = epoch
         self.best_error, self.best_epoch = error, epoch
         if self.training.keep == "best":
-            self.best = {n: t.detach().clone() for n, t in self.model.state_dict().items()}
+            self.best = {
+                "model": {n: t.detach().clone() for n, t in self.model.state_dict().items()},
+                "methods": [method.state_dict() for method in self.methods],
+            }
 
     def _out_of_patience(self) -> bool:
         patience = self.training.patience
         return (
             patience is not None
             and self.best_error is not None
-            and self.epoch - self.best_epoch >= patience
+            and self.epoch - self.better_epoch >= patience
         )
 
     def _save(self) -> None:
@@ -277,7 +278,8 @@ class _Run:
             "counters": (self.epoch, self.batch, self.step, self.loss_sum),
             "rows": self.rows,
             "best": self.best,
-            "best_error": (best.mistakes, best.samples, self.best_epoch) if best else None,
+            "best_error": (best.mistakes, best.samples) if best else None,
+            "best_epochs": (self.best_epoch, self.better_epoch),
             "rng": {"before_batch": self.before_batch, "after_step": rng_state()},
         }
         save_checkpoint(self.path, state)
@@ -296,8 +298,8 @@ class _Run:
             self.epoch, self.batch, self.step, self.loss_sum = state["counters"]
             self.rows, self.best = state["rows"], state["best"]
             if state["best_error"] is not None:
-                mistakes, samples, self.best_epoch = state["best_error"]
-                self.best_error = Error(mistakes, samples)
+                self.best_error = Error(*state["best_error"])
+            self.best_epoch, self.better_epoch = state["best_epochs"]
             rng: dict[str, Any] = state["rng"]
         except (KeyError, ValueError, TypeError, RuntimeError) as error:
             raise FormatError(f"{path}: a checkpoint of another training ({error})") from error

@@ -60,7 +60,9 @@ class Display:
             self._bar.update(self._task, note=text)
         else:
             self._console.print(
-                f"{self._label}  epoch {epoch}/{self._epochs}  {text}", highlight=False
+                f"{self._label}  epoch {epoch}/{self._epochs}  {text}",
+                highlight=False,
+                markup=False,
             )
 
 
@@ -72,7 +74,7 @@ def display(label: str, epochs: int, *, shown: bool) -> Iterator[Display]:
         yield Display(label, epochs, None, console)
         return
     columns = (
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         MofNCompleteColumn(),
         TimeRemainingColumn(),

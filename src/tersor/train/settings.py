@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import nn
 from torch.optim.lr_scheduler import CosineAnnealingLR, LambdaLR, LRScheduler
 
+from tersor.core.errors import ConfigError
 from tersor.core.settings import Settings
 
 
@@ -55,8 +56,14 @@ class Training(Settings):
 
 
 def make_optimizer(model: nn.Module, training: Training) -> torch.optim.Optimizer:
-    """torch's optimizer of this name over all parameters."""
+    """torch's optimizer of this name over all parameters that are not frozen.
+
+    Raises:
+        ConfigError: there are none.
+    """
     parameters = [p for p in model.parameters() if p.requires_grad]
+    if not parameters:
+        raise ConfigError(f"{type(model).__name__} has no parameters to train")
     rate, decay = training.learning_rate, training.weight_decay
     if training.optimizer == "sgd":
         return torch.optim.SGD(parameters, rate, momentum=training.momentum, weight_decay=decay)
