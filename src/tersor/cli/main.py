@@ -20,6 +20,7 @@ from tersor.core.report import Report
 from tersor.measure import measure
 from tersor.store import inspect, pack, unpack
 from tersor.tasks import MODELS, TASKS, load_task
+from tersor.train import is_main_process
 from tersor.version import __version__
 
 app = typer.Typer(
@@ -163,6 +164,8 @@ def _run(
 
 
 def _show(result: Result, as_json: bool, *, sections: int) -> None:
+    if not is_main_process():
+        return
     if as_json:
         print(json.dumps(result.to_dict()))
         return

@@ -121,6 +121,7 @@ def compress(
         raise StorageError(f"{out}: expected the name of a file in a folder that exists")
     digest = recipe.digest(task=task.name, seed=seed, start=_fingerprint(model))
     space = Workspace(out.with_name(out.name + ".run"), digest, writes=is_main_process())
+    wait_for_everyone()  # none looks for a state before an old one is gone
     space.write("recipe.yaml", recipe.to_yaml())
     run = _Run(model, task, recipe, seed, space, verbose)
     run.go(began)
