@@ -1,6 +1,6 @@
 """From a recipe and a network to a small file and an honest report."""
 
-from tersor.compress.pipeline import Result, compress
+from tersor.compress.pipeline import compress
 from tersor.compress.recipe import (
     Prune,
     Quantize,
@@ -10,6 +10,7 @@ from tersor.compress.recipe import (
     recipe_for,
     recipe_names,
 )
+from tersor.compress.result import Result
 
 __all__ = [
     "Prune",

@@ -53,6 +53,11 @@ class Workspace:
         """The run log, one JSON object a line."""
         return RunLog(self._folder / "log.jsonl" if self._writes else None)
 
+    @property
+    def candidate(self) -> Path:
+        """Where the result is written, to be read back before it takes its place."""
+        return self._states / "candidate.terse"
+
     def checkpoint(self, step: int) -> Path:
         """Where the training of a step keeps its state."""
         return self._states / f"training-{step}.pt"

@@ -41,7 +41,7 @@ def rng_state() -> dict[str, Any]:
     kind, keys, *rest = np.random.get_state()  # noqa: NPY002 - see seed_everything
     return {
         "python": random.getstate(),
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), *rest),
+        "numpy": (kind, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest),
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
     }

@@ -93,7 +93,7 @@ def steps_per_epoch(task: Task) -> int:
         ConfigError: the training batches have no length.
         MissingExtraError: the extra `train` is not installed.
     """
-    count = processes().num_processes
+    count = int(processes().num_processes)
     try:
         batches = len(task.train)  # type: ignore[arg-type]  # any iterable; checked just here
     except TypeError:
