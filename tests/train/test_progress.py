@@ -1,0 +1,23 @@
+import json
+import time
+
+from tersor.train import RunLog
+
+
+def test_events_are_appended_as_lines_with_the_time(tmp_path):
+    path = tmp_path / "log.jsonl"
+    path.write_text('{"event": "older"}\n')
+    before = time.time()
+    RunLog(path).write(event="epoch", label="größer", loss=0.5)
+    RunLog(path).write(event="end")
+    events = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    assert [event["event"] for event in events] == ["older", "epoch", "end"]
+    assert events[1]["label"] == "größer"
+    assert events[1]["loss"] == 0.5
+    assert before - 0.01 <= events[1]["time"] <= time.time() + 0.01
+
+
+def test_without_a_file_nothing_is_kept(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    RunLog(None).write(event="epoch")
+    assert list(tmp_path.iterdir()) == []
