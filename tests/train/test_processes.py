@@ -76,7 +76,7 @@ def test_two_processes_train_and_prune(launched):
     assert found["summary"]["optimizer steps"] == 40
     assert found["summary"]["validation error %"] <= 10
     weights = [tensor for name, tensor in found["pruned"].items() if name.endswith("weight")]
-    assert sum(int((w != 0).sum()) for w in weights) == round(0.3 * 56)
+    assert sum(int((w != 0).sum()) for w in weights) == round(0.3 * (4 * 32 + 32 * 3))
 
 
 def test_one_of_two_processes_writes(launched):

@@ -32,9 +32,9 @@ def task(train: Batches) -> Task:
     return Task("points", train, batches(20, 40), batches(20, 40))
 
 
-def net(seed: int = 0) -> nn.Sequential:
+def net(seed: int = 0, hidden: int = 8) -> nn.Sequential:
     torch.manual_seed(seed)
-    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3))
+    return nn.Sequential(nn.Linear(4, hidden), nn.ReLU(), nn.Linear(hidden, 3))
 
 
 SGD = Training(epochs=3, optimizer="sgd", learning_rate=0.05, keep="last")
@@ -54,7 +54,7 @@ if __name__ == "__main__":
     found["odd"] = model.state_dict()
     found["odd steps"] = (report.summary["optimizer steps"], steps_per_epoch(odd))
 
-    model = net(seed=rank)  # other weights in each process, until the first step
+    model = net(seed=rank, hidden=32)  # other weights in each process, until the first step
     pruner = GradualPruner(model, 0.3, end=8, allocation="lamp")
     shuffled = task(DataLoader(TensorDataset(*points(64)), 8, shuffle=True))
     training = Training(epochs=10, learning_rate=0.05)
