@@ -17,7 +17,7 @@ EXPECTED = {
     "huffman_lengths_over_subscribed": "Huffman table is over-subscribed",
     "mask_count_lies": "mask of 3 words, expected 1",
     "mask_padding": "padding after the mask is not zero",
-    "more_memory_than_there_is": "bytes cannot be allocated",
+    "more_memory_than_there_is": "tensors of 1152921504606846976 bytes cannot be allocated",
     "newer_version": "Update tersor",
     "number_of_many_digits": "the header is not JSON",
     "position_outside": "position 255, but there are 4",

@@ -79,6 +79,15 @@ def test_conjugate_and_negative_views_are_not_tied_to_their_base(tmp_path):
     assert_same(load(tmp_path / "a.terse"), state)
 
 
+def test_views_of_one_memory_at_different_places_are_separate(tmp_path):
+    rows = torch.arange(6.0).view(2, 3)
+    state = {"a": rows[0], "b": rows[1], "c": rows[:, 0], "d": rows[0, :2], "e": rows[0]}
+    save(state, tmp_path / "a.terse")
+    back = load(tmp_path / "a.terse")
+    assert_same(back, state)
+    assert [name for name in back if back[name] is back["a"]] == ["a", "e"]
+
+
 def test_tensors_of_equal_bytes_but_other_dtype_or_shape_are_separate(tmp_path):
     zeros = torch.zeros(6)
     state = {"a": zeros, "b": zeros.view(torch.int32), "c": torch.zeros(2, 3), "d": zeros.clone()}

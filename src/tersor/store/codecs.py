@@ -23,7 +23,6 @@ MAX_HUFFMAN_ALPHABET = 1 << 15
 class Dense:
     """Every word is stored."""
 
-    kind: ClassVar[str] = "dense"
     fillers: ClassVar[int] = 0
 
     def entries(self, grid: Grid) -> int:
@@ -47,7 +46,6 @@ class Mask:
         kept: number of words that are not zero.
     """
 
-    kind: ClassVar[str] = "mask"
     fillers: ClassVar[int] = 0
     kept: int
 
@@ -77,7 +75,6 @@ class Relative:
         convention: "gap1" or "gap".
     """
 
-    kind: ClassVar[str] = "relative"
     bits: int
     kept: int
     fillers: int
@@ -110,18 +107,13 @@ class Relative:
 class Raw:
     """The words themselves; a filler is a zero word."""
 
-    kind: ClassVar[str] = "raw"
-
-    def alphabet(self, fillers: int) -> int:
-        return 0
-
     def table_length(self, fillers: int, word_size: int) -> int:
         return 0
 
     def byte_length(self, entries: int, fillers: int, word_size: int) -> int:
         return entries * word_size
 
-    def check(self, entries: int, fillers: int, word_size: int) -> None:
+    def check(self, entries: int, fillers: int) -> None:
         pass
 
     def __str__(self) -> str:
@@ -137,7 +129,6 @@ class Codebook:
         huffman: bytes of the Huffman stream of codes; None = packed in the bits that they need.
     """
 
-    kind: ClassVar[str] = "codebook"
     size: int
     huffman: int | None = None
 
@@ -159,7 +150,7 @@ class Codebook:
             codes = self.huffman
         return self.table_length(fillers, word_size) + codes
 
-    def check(self, entries: int, fillers: int, word_size: int) -> None:
+    def check(self, entries: int, fillers: int) -> None:
         limit = MAX_ALPHABET if self.huffman is None else MAX_HUFFMAN_ALPHABET
         # Every word of a codebook is used.
         _within("codebook size", self.size, 1, min(limit - (fillers > 0), entries - fillers))
@@ -208,7 +199,7 @@ class Codec:
         """
         self.positions.check(grid)
         fillers = self.positions.fillers
-        self.values.check(self.positions.entries(grid), fillers, grid.word_size)
+        self.values.check(self.positions.entries(grid), fillers)
 
     def __str__(self) -> str:
         return f"{self.positions}, {self.values}"

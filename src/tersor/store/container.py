@@ -119,6 +119,16 @@ def opened(path: str | os.PathLike[str]) -> Iterator[Opened]:
         yield Opened(path, header, header_bytes, file_bytes, file, offsets)
 
 
+def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """The user's metadata of a file, `{}` if it has none.
+
+    Raises:
+        FormatError: as `load`, for the header alone.
+    """
+    with opened(path) as file:
+        return dict(file.header.metadata)
+
+
 def _read_header(file: BinaryIO, file_bytes: int) -> tuple[Header, int]:
     start = file.read(PREAMBLE)
     if start[: len(MAGIC)] != MAGIC[: len(start)] or not start:
@@ -144,13 +154,3 @@ def _read_header(file: BinaryIO, file_bytes: int) -> tuple[Header, int]:
 
 def _cut(found: int, expected: int) -> str:
     return ": the file is cut short" if found < expected else ": something follows its end"
-
-
-def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The user's metadata of a file, `{}` if it has none.
-
-    Raises:
-        FormatError: as `load`, for the header alone.
-    """
-    with opened(path) as file:
-        return dict(file.header.metadata)

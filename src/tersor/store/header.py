@@ -66,8 +66,25 @@ Entry = Stored | Repeated
 
 @dataclass(frozen=True)
 class Header:
+    """What a file holds, and what the user says about it."""
+
     entries: Sequence[Entry]
     metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def source(self, entry: Entry) -> Stored:
+        """The entry whose streams say what this one is."""
+        found = self.entries[entry.of] if isinstance(entry, Repeated) else entry
+        assert isinstance(found, Stored)
+        return found
+
+    @property
+    def dense_bytes(self) -> int:
+        """Bytes of all tensors in memory, tied ones once."""
+        return sum(
+            self.source(entry).dense_bytes
+            for entry in self.entries
+            if not (isinstance(entry, Repeated) and entry.tied)
+        )
 
 
 def dump(header: Header) -> tuple[bytes, bool]:

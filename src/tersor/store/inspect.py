@@ -15,7 +15,6 @@ from tersor.core.report import Report, Value
 from tersor.store.codecs import Dense
 from tersor.store.container import VERSION, Opened, opened
 from tersor.store.header import Entry, Repeated, Stored
-from tersor.store.save import report
 from tersor.store.words import dtype_name, to_words
 
 
@@ -85,27 +84,24 @@ def inspect(path: str | os.PathLike[str]) -> Inspection:
         FileNotFoundError: there is no such file.
     """
     with opened(path) as file:
-        entries = file.header.entries
         return Inspection(
             path=file.path,
             version=VERSION,
             file_bytes=file.file_bytes,
             header_bytes=file.header_bytes,
-            dense_bytes=int(report("", entries, file.header_bytes).summary["dense bytes"] or 0),
+            dense_bytes=file.header.dense_bytes,
             metadata=dict(file.header.metadata),
-            tensors=tuple(_info(file, entry) for entry in entries),
+            tensors=tuple(_info(file, entry) for entry in file.header.entries),
         )
 
 
 def _info(file: Opened, entry: Entry) -> TensorInfo:
-    entries = file.header.entries
+    source = file.header.source(entry)
     if isinstance(entry, Repeated):
-        source = entries[entry.of]
-        assert isinstance(source, Stored)
         codec = f"{'tied to' if entry.tied else 'same as'} {source.name}"
         stored = table = 0
     else:
-        source, codec = entry, str(entry.codec)
+        codec = str(entry.codec)
         stored, table = entry.byte_length, entry.codec.table_length(entry.grid)
     return TensorInfo(
         name=entry.name,

@@ -10,9 +10,9 @@ from typing import TypeVar, overload
 import torch
 from torch import Tensor, nn
 
-from tersor.core.errors import ConfigError
+from tersor.core.errors import ConfigError, FormatError
 from tersor.store.container import Opened, opened
-from tersor.store.header import Repeated, Stored
+from tersor.store.header import Repeated
 from tersor.store.words import dtype_name, twin
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -72,11 +72,10 @@ def load_into(
 
 
 def _read(file: Opened) -> OrderedDict[str, Tensor]:
-    entries = file.header.entries
     state: OrderedDict[str, Tensor] = OrderedDict()
-    for entry in entries:
+    for entry in file.header.entries:
         if isinstance(entry, Repeated):
-            source = state[entries[entry.of].name]
+            source = state[file.header.source(entry).name]
             state[entry.name] = source if entry.tied else twin(source)
         else:
             state[entry.name] = file.tensor(entry)
@@ -84,27 +83,22 @@ def _read(file: Opened) -> OrderedDict[str, Tensor]:
 
 
 def _check_memory(file: Opened) -> None:
-    """Tensors larger than the machine's memory are not even begun."""
+    """What is larger than the machine's memory is not even begun."""
     try:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (AttributeError, ValueError, OSError):  # not a POSIX system
         return
-    for entry in file.header.entries:
-        if isinstance(entry, Stored) and entry.dense_bytes > memory:
-            raise file.error(
-                f"{entry.dense_bytes} bytes cannot be allocated, the machine has {memory}", entry
-            )
+    if file.header.dense_bytes > memory:
+        raise FormatError(
+            f"{file.path}: tensors of {file.header.dense_bytes} bytes cannot be allocated, "
+            f"the machine has {memory}. Nothing was loaded"
+        )
 
 
 def _kinds(file: Opened) -> dict[str, str]:
     """What each tensor of a file is, known from its header alone."""
-    kinds: dict[str, str] = {}
-    for entry in file.header.entries:
-        if isinstance(entry, Repeated):
-            kinds[entry.name] = kinds[file.header.entries[entry.of].name]
-        else:
-            kinds[entry.name] = _kind(entry.dtype, entry.shape)
-    return kinds
+    sources = {entry.name: file.header.source(entry) for entry in file.header.entries}
+    return {name: _kind(source.dtype, source.shape) for name, source in sources.items()}
 
 
 def _require_same(model: nn.Module, kinds: Mapping[str, str], source: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import zlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -59,55 +59,39 @@ def save(
         )
     plain_metadata = check_metadata(metadata or {})
     entries, streams = _encode_all(state)
-    header_bytes = write(path, Header(entries, plain_metadata), streams)
-    return report(f"Saved {os.fspath(path)}", entries, header_bytes)
+    header = Header(entries, plain_metadata)
+    return _report(path, header, write(path, header, streams))
 
 
-def report(title: str, entries: Sequence[Entry], header_bytes: int) -> Report:
-    """What is stored and what it takes, one row per tensor."""
-    stored = [entry for entry in entries if isinstance(entry, Stored)]
+def _report(path: str | os.PathLike[str], header: Header, header_bytes: int) -> Report:
+    stored = [entry for entry in header.entries if isinstance(entry, Stored)]
     tensor_bytes = sum(entry.byte_length for entry in stored)
-    # Plain bytes: tied tensors once, copies each, as any file without tricks would have them.
-    dense_bytes = sum(
-        _dense_bytes(entries, entry)
-        for entry in entries
-        if not (isinstance(entry, Repeated) and entry.tied)
-    )
-    total = header_bytes + tensor_bytes
-    return Report(
-        title,
-        {
-            "file bytes": total,
-            "header bytes": header_bytes,
-            "tensor bytes": tensor_bytes,
-            "dense bytes": dense_bytes,
-            "ratio": dense_bytes / total,
-        },
-        [row(entries, entry) for entry in entries],
-    )
+    file_bytes = header_bytes + tensor_bytes
+    summary: dict[str, Value] = {
+        "file bytes": file_bytes,
+        "header bytes": header_bytes,
+        "tensor bytes": tensor_bytes,
+        "dense bytes": header.dense_bytes,
+        "ratio": header.dense_bytes / file_bytes,
+    }
+    rows = [_row(header, entry) for entry in header.entries]
+    return Report(f"Saved {os.fspath(path)}", summary, rows)
 
 
-def row(entries: Sequence[Entry], entry: Entry) -> dict[str, Value]:
-    """One tensor in a report."""
+def _row(header: Header, entry: Entry) -> dict[str, Value]:
+    source = header.source(entry)
     if isinstance(entry, Repeated):
-        source = entries[entry.of]
-        word = "tied to" if entry.tied else "same as"
-        return {"name": entry.name, "codec": f"{word} {source.name}", "bytes": 0}
-    weights = entry.weights
+        codec, stored = f"{'tied to' if entry.tied else 'same as'} {source.name}", 0
+    else:
+        codec, stored = str(entry.codec), entry.byte_length
     return {
         "name": entry.name,
-        "dtype": dtype_name(entry.dtype),
-        "shape": "x".join(map(str, entry.shape)) or "scalar",
-        "codec": str(entry.codec),
-        "bytes": entry.byte_length,
-        "bits_per_weight": entry.byte_length * 8 / weights if weights else None,
+        "dtype": dtype_name(source.dtype),
+        "shape": "x".join(map(str, source.shape)) or "scalar",
+        "codec": codec,
+        "bytes": stored,
+        "bits_per_weight": stored * 8 / source.weights if source.weights else None,
     }
-
-
-def _dense_bytes(entries: Sequence[Entry], entry: Entry) -> int:
-    source = entries[entry.of] if isinstance(entry, Repeated) else entry
-    assert isinstance(source, Stored)
-    return source.dense_bytes
 
 
 def _encode_all(state: Mapping[str, Tensor]) -> tuple[list[Entry], list[bytes]]:
