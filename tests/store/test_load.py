@@ -85,6 +85,16 @@ def test_a_damaged_tensor_leaves_the_model_as_it_was(tmp_path):
     assert_same(model.state_dict(), before)
 
 
+def test_a_model_that_differs_is_told_before_anything_is_decoded(tmp_path):
+    path = tmp_path / "a.terse"
+    save(nn.Linear(3, 3), path)
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(data)
+    with pytest.raises(ConfigError, match=r"'weight' is float32 \[3, 3\]"):
+        load(path, into=nn.Linear(4, 3))
+
+
 def test_any_tensor_can_be_decoded_alone(tmp_path):
     state = {f"w{i}": sparse_codebook((20, 30), density=0.3, size=4, seed=i) for i in range(4)}
     save(state, tmp_path / "a.terse")
