@@ -1,12 +1,12 @@
 """Files: the smallest lossless `.terse` for any state dict, and what its bytes are made of."""
 
-from tersor.store.accounting import PaperAccounting, accounting, paper_accounting
+from tersor.store.accounts import PaperAccounting, accounting, paper_accounting
 from tersor.store.container import metadata
 from tersor.store.convert import pack, read_tensors, unpack
-from tersor.store.inspect import Inspection, TensorInfo, inspect
-from tersor.store.load import load, load_into
+from tersor.store.inspection import Inspection, TensorInfo, inspect
+from tersor.store.loading import load, load_into
 from tersor.store.relative import RelativeIndex, csr_index, relative_index
-from tersor.store.save import save
+from tersor.store.saving import save
 
 __all__ = [
     "Inspection",

@@ -21,8 +21,8 @@ from tersor.core.errors import ConfigError, FormatError
 from tersor.core.files import replacing
 from tersor.core.report import Report, Value
 from tersor.store.container import metadata as metadata_of
-from tersor.store.load import load
-from tersor.store.save import save
+from tersor.store.loading import load
+from tersor.store.saving import save
 from tersor.store.words import dtype_name
 
 _TORCH = (".pt", ".pth", ".bin")
