@@ -186,6 +186,30 @@ def test_of_live_zeros_the_first_are_kept_and_no_dead_one_comes_back(net):
     assert pruner.masks["2.weight"].all()
 
 
+@pytest.mark.parametrize("allocation", ALLOCATIONS)
+def test_no_pruned_weight_comes_back_whatever_its_score(net, allocation):
+    calls = []
+
+    def ever_another_order(model, data):
+        calls.append(1)
+        generator = torch.Generator().manual_seed(len(calls))
+        return {
+            f"{i}.weight": torch.rand(model[i].weight.shape, generator=generator) for i in (0, 2)
+        }
+
+    optimizer = OPTIMIZERS["sgd"](net.parameters())
+    pruner = GradualPruner(
+        net, 0.2, end=8, criterion=ever_another_order, allocation=allocation, schedule="linear"
+    )
+    with pruner.attach(optimizer):
+        before = pruner.masks
+        for step in steps(net, optimizer, range(8)):
+            assert pruner.masks.kept == round((1 - 0.1 * step) * 300)
+            assert all((before[n] | ~pruner.masks[n]).all() for n in before)
+            before = pruner.masks
+    assert len(calls) == 9
+
+
 def test_a_criterion_and_an_allocation_of_the_users_own(net):
     def last_ones(model, data):
         return {
