@@ -329,13 +329,21 @@ def test_a_precision_that_the_machine_does_not_have_is_named(monkeypatch):
         fit(net(), task(), quick(precision="fp16"), verbose=False)
 
 
+@pytest.fixture
+def no_accelerator_yet():
+    shared = AcceleratorState._shared_state
+    before = dict(shared)
+    shared.clear()
+    yield
+    shared.clear()
+    shared.update(before)
+
+
+@pytest.mark.usefixtures("no_accelerator_yet")
 def test_an_accelerator_of_the_users_own_keeps_its_precision():
     state = Accelerator(mixed_precision="bf16").state
-    try:
-        fit(net(), task(), quick(), verbose=False)
-        assert state.mixed_precision == "bf16"
-    finally:
-        AcceleratorState._reset_state()
+    fit(net(), task(), quick(), verbose=False)
+    assert state.mixed_precision == "bf16"
 
 
 def test_after_a_failure_forward_and_the_hooks_are_gone():
