@@ -1,10 +1,10 @@
 """What compression really gained: sizes, multiply-accumulates, latency, error; one report."""
 
+from tersor.measure.counting import Macs, macs
 from tersor.measure.error import Error, evaluate
-from tersor.measure.latency import Latency, latency
-from tersor.measure.macs import Macs, macs
 from tersor.measure.overview import measure
-from tersor.measure.size import Size, TensorSize, file_bytes, size
+from tersor.measure.sizes import Size, TensorSize, file_bytes, size
+from tersor.measure.timing import Latency, latency
 
 __all__ = [
     "Error",

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from tersor.core.errors import ConfigError
 from tersor.core.report import Report, Value
 from tersor.core.weights import prunable
+from tersor.measure.counting import macs
 from tersor.measure.error import evaluate
-from tersor.measure.latency import latency
-from tersor.measure.macs import macs
-from tersor.measure.size import file_bytes, size
+from tersor.measure.sizes import file_bytes, size
+from tersor.measure.timing import latency
 from tersor.tasks import Batches, top1_mistakes
 
 
