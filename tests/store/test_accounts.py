@@ -79,13 +79,22 @@ def test_both_accounts_of_a_file_stand_side_by_side(tmp_path):
     save(model, path)
     report = accounting(model, path)
     assert [row["name"] for row in report.rows] == [
-        *("0.weight", "2.weight", "other tensors", "header")
+        *("0.weight", "2.weight", "all matrices", "other tensors", "header")
     ]
-    assert sum(row["file bytes"] for row in report.rows) == path.stat().st_size
+    first, second, both, *rest = report.rows
+    assert sum(row["file bytes"] for row in (first, second, *rest)) == path.stat().st_size
+    for column in ("weights", "file bytes"):
+        assert both[column] == first[column] + second[column]
+    for column in ("kept %", "P+Q %", "P+Q+H %", "file %"):  # shares of the weights
+        mean = (2000 * first[column] + 400 * second[column]) / 2400
+        assert both[column] == pytest.approx(mean)
+    for column in ("value bits", "index bits H"):  # means over the entries
+        assert min(first[column], second[column]) <= both[column]
+        assert both[column] <= max(first[column], second[column])
     assert report.summary["file bytes"] == path.stat().st_size
     layers = [paper_accounting(model[i].weight) for i in (0, 2)]
     others = 40 + 4 * 40 + 1
-    assert report.rows[2]["weights"] == others
+    assert report.rows[3]["weights"] == others
     bits = sum(layer.pq_bits for layer in layers) + 32 * others
     assert report.summary["paper bytes, P+Q"] == (bits + 7) // 8
     assert report.summary["file ratio"] == 4 * (2400 + others) / path.stat().st_size

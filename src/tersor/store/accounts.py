@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -134,8 +134,8 @@ def accounting(
         path: the `.terse` file it was saved to.
 
     Returns:
-        One row per floating-point tensor of two or more sides; the others (biases,
-        normalisation) stand together, with the paper's 32 bits each; then the header. Tied
+        One row per floating-point tensor of two or more sides, and one of all of them; the others
+        (biases, normalisation) stand together, with the paper's 32 bits each; then the header. Tied
         tensors count once; a copy counts for the paper, and has no bytes in the file.
 
     Raises:
@@ -147,8 +147,8 @@ def accounting(
         if isinstance(model_or_state_dict, nn.Module)
         else model_or_state_dict
     )
-    rows: list[dict[str, Value]] = []
-    others = other_bytes = pq = pqh = 0
+    layers: list[tuple[str, PaperAccounting, int]] = []
+    others = other_bytes = 0
     with opened(path) as file:
         for entry in file.header.entries:
             if isinstance(entry, Repeated) and entry.tied:
@@ -161,19 +161,21 @@ def accounting(
                 others += tensor.numel()
                 other_bytes += stored
                 continue
-            layer = paper_accounting(tensor)
-            pq, pqh = pq + layer.pq_bits, pqh + layer.pqh_bits
-            rows.append(_row(entry.name, layer, stored))
-    weights = sum(int(row["weights"] or 0) for row in rows) + others
-    paper = pq + _PLAIN_BITS * others, pqh + _PLAIN_BITS * others
+            layers.append((entry.name, paper_accounting(tensor), stored))
+    weights = sum(layer.weights for _, layer, _ in layers) + others
+    pq = sum(layer.pq_bits for _, layer, _ in layers) + _PLAIN_BITS * others
+    pqh = sum(layer.pqh_bits for _, layer, _ in layers) + _PLAIN_BITS * others
+    rows = [_row(*layer) for layer in layers]
+    if len(layers) > 1:
+        rows.append(_total([layer for _, layer, _ in layers], sum(size for *_, size in layers)))
     rows.append({"name": "other tensors", "weights": others, "file bytes": other_bytes})
     rows.append({"name": "header", "file bytes": file.header_bytes})
     summary: dict[str, Value] = {
-        "paper bytes, P+Q": (paper[0] + 7) // 8,
-        "paper bytes, P+Q+H": (paper[1] + 7) // 8,
+        "paper bytes, P+Q": (pq + 7) // 8,
+        "paper bytes, P+Q+H": (pqh + 7) // 8,
         "file bytes": file.file_bytes,
-        "paper ratio, P+Q": _ratio(weights, paper[0]),
-        "paper ratio, P+Q+H": _ratio(weights, paper[1]),
+        "paper ratio, P+Q": _ratio(weights, pq),
+        "paper ratio, P+Q+H": _ratio(weights, pqh),
         "file ratio": _ratio(weights, 8 * file.file_bytes),
     }
     return Report("Paper and file", summary, rows)
@@ -191,6 +193,32 @@ def _row(name: str, layer: PaperAccounting, file_bytes: int) -> dict[str, Value]
         "P+Q %": layer.pq_rate,
         "P+Q+H %": layer.pqh_rate,
         "file %": 800 * file_bytes / (_PLAIN_BITS * layer.weights) if layer.weights else 0.0,
+        "file bytes": file_bytes,
+    }
+
+
+def _total(layers: list[PaperAccounting], file_bytes: int) -> dict[str, Value]:
+    """All layers together; bits are means over all entries, as the paper's last rows seem to be."""
+    weights = sum(layer.weights for layer in layers)
+    entries = max(sum(layer.entries for layer in layers), 1)
+
+    def mean(bits: Callable[[PaperAccounting], float]) -> float:
+        return sum(layer.entries * bits(layer) for layer in layers) / entries
+
+    def rate(bits: float) -> float:
+        return 100 * bits / (_PLAIN_BITS * weights) if weights else 0.0
+
+    return {
+        "name": "all matrices",
+        "weights": weights,
+        "kept %": 100 * sum(layer.kept for layer in layers) / weights if weights else 0.0,
+        "value bits": mean(lambda layer: layer.value_bits),
+        "value bits H": mean(lambda layer: layer.value_bits_huffman),
+        "index bits": mean(lambda layer: layer.index_bits),
+        "index bits H": mean(lambda layer: layer.index_bits_huffman),
+        "P+Q %": rate(sum(layer.pq_bits for layer in layers)),
+        "P+Q+H %": rate(sum(layer.pqh_bits for layer in layers)),
+        "file %": rate(8 * file_bytes),
         "file bytes": file_bytes,
     }
 
