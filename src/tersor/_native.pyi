@@ -23,7 +23,7 @@ def huffman_encode(symbols: NDArray[uint16], lengths: NDArray[uint8]) -> NDArray
 def huffman_decode(
     data: NDArray[uint8] | bytes, lengths: NDArray[uint8], count: int
 ) -> NDArray[uint16]:
-    """The `count` symbols of a stream. FormatError: no complete code, or not exactly this stream."""
+    """The `count` symbols of a stream. FormatError: no complete code, or another stream."""
 
 def kmeans_1d(
     values: NDArray[float64], weights: NDArray[float64], k: int

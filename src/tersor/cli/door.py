@@ -33,7 +33,8 @@ def guarded(command: Callable[P, R]) -> Callable[P, R]:
             print(f"tersor: {error}", file=sys.stderr)
             raise typer.Exit(MISUSED if isinstance(error, ConfigError) else FAILED) from error
         except OSError as error:
-            print(f"tersor: {error.filename}: {error.strerror}", file=sys.stderr)
+            where = f"{error.filename}: " if error.filename else ""
+            print(f"tersor: {where}{error.strerror or error}", file=sys.stderr)
             raise typer.Exit(FAILED) from error
         except KeyboardInterrupt:
             print(

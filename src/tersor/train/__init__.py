@@ -2,7 +2,7 @@
 
 from tersor.train.fit import fit, steps_per_epoch
 from tersor.train.processes import is_main_process, wait_for_everyone
-from tersor.train.progress import RunLog
+from tersor.train.runlog import RunLog
 from tersor.train.settings import Training
 
 __all__ = [

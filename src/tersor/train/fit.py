@@ -26,7 +26,8 @@ from tersor.tasks import Task
 from tersor.train.accelerating import accelerating
 from tersor.train.interrupt import Interrupt, deferred_interrupt
 from tersor.train.processes import processes, share_of
-from tersor.train.progress import Display, RunLog, display
+from tersor.train.progress import Display, display
+from tersor.train.runlog import RunLog
 from tersor.train.settings import Training, make_optimizer, make_schedule
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""Several processes, as `accelerate launch` or `torchrun` starts them; a single one without."""
+"""Several processes, as `accelerate launch` or `torchrun` starts them; one without them."""
 
 from __future__ import annotations
 

@@ -3,11 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import time
 from collections.abc import Iterator
-from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.progress import (
@@ -18,19 +14,6 @@ from rich.progress import (
     TextColumn,
     TimeRemainingColumn,
 )
-
-
-class RunLog:
-    """Events of a run as JSON lines, appended to a file; without a file nothing is kept."""
-
-    def __init__(self, path: Path | None) -> None:
-        self.path = path
-
-    def write(self, **event: Any) -> None:
-        """Append one event with the time (seconds since 1970)."""
-        if self.path is not None:
-            with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({"time": round(time.time(), 3)} | event) + "\n")
 
 
 class Display:

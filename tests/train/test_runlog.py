@@ -1,6 +1,10 @@
 import json
 import time
+from pathlib import Path
 
+import pytest
+
+from tersor.core.errors import StorageError
 from tersor.train import RunLog
 
 
@@ -21,3 +25,9 @@ def test_without_a_file_nothing_is_kept(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     RunLog(None).write(event="epoch")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full: not Linux")
+def test_a_full_disk_is_named():
+    with pytest.raises(StorageError, match=r"/dev/full: cannot be written \(No space left"):
+        RunLog(Path("/dev/full")).write(event="epoch")
