@@ -87,6 +87,10 @@ def test_inspect_accounts_for_every_byte(compressed, tersor):
     stored = sum(row["stored_bytes"] for row in report["rows"])
     assert stored + report["summary"]["header bytes"] == file.stat().st_size
     assert "fc1.weight" in tersor("inspect", str(file)).stdout
+    assert "P+Q+H %" not in tersor("inspect", str(file)).stdout
+    [paper] = json.loads(tersor("inspect", str(file), "--paper", "--json").stdout)["sections"]
+    assert paper["summary"]["file bytes"] == file.stat().st_size
+    assert paper["summary"]["paper bytes, P+Q+H"] < paper["summary"]["paper bytes, P+Q"]
 
 
 def test_compress_prints_steps_layers_and_where_the_report_is(tersor, tmp_path):

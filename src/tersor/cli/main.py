@@ -18,7 +18,7 @@ from tersor.compress import Recipe, Result, Train, compress, read_recipe, recipe
 from tersor.core.errors import ConfigError
 from tersor.core.report import Report
 from tersor.measure import measure
-from tersor.store import inspect, pack, unpack
+from tersor.store import accounting, inspect, load, pack, unpack
 from tersor.tasks import MODELS, TASKS, load_task
 from tersor.train import is_main_process
 from tersor.version import __version__
@@ -207,10 +207,17 @@ def evaluate_command(
 @app.command(name="inspect")
 @guarded
 def inspect_command(
-    file: Annotated[Path, typer.Argument(help="A .terse file.")], as_json: Json = False
+    file: Annotated[Path, typer.Argument(help="A .terse file.")],
+    paper: Annotated[
+        bool, typer.Option("--paper", help="Decode it, and count as Deep Compression does, too.")
+    ] = False,
+    as_json: Json = False,
 ) -> None:
     """Show what a .terse file holds: each tensor, its codec, and every byte accounted for."""
-    _report(inspect(file).report(), as_json)
+    report = inspect(file).report()
+    if paper:
+        report = dataclasses.replace(report, sections=[accounting(load(file), file)])
+    _report(report, as_json)
 
 
 @app.command(name="pack")
