@@ -8,23 +8,16 @@ import torch
 from torch import nn
 from torch.optim import Optimizer
 
-from tersor.core.errors import ConfigError, did_you_mean
+from tersor.core.errors import ConfigError
 from tersor.core.hooks import Attachment, require_owned
 from tersor.core.masks import MaskSet
 from tersor.core.report import Report
-from tersor.core.weights import Selectors, survey
-from tersor.prune.allocation import Allocation, Counts, masks_for
-from tersor.prune.criteria import Batches, Criterion
+from tersor.core.tables import look_up
+from tersor.core.weights import Selectors
+from tersor.prune.allocation import ALLOCATIONS, Allocation, Counts, masks_for
+from tersor.prune.criteria import CRITERIA, Batches, Criterion
 from tersor.prune.schedules import SCHEDULES, Schedule
-from tersor.prune.transform import (
-    Density,
-    counts_of,
-    describe,
-    find_allocation,
-    find_criterion,
-    resolve,
-    scores_of,
-)
+from tersor.prune.transform import Density, counts_of, describe, resolve, scores_of
 
 
 class GradualPruner:
@@ -77,21 +70,13 @@ class GradualPruner:
             raise ConfigError(f"every: {every}; expected at least 1 optimizer step")
         if start < 0:
             raise ConfigError(f"start: {start}; expected 0 or more optimizer steps")
-        if isinstance(schedule, str):
-            if schedule not in SCHEDULES:
-                raise ConfigError(f"schedule {schedule!r}: {did_you_mean(schedule, SCHEDULES)}")
-            schedule = SCHEDULES[schedule]
-        weights, skipped = survey(model, select=select, ignore=ignore)
-        self._densities = resolve(density, model, weights)
-        if isinstance(self._densities, dict):
-            skipped |= {
-                w.name: "no density given" for w in weights if w.name not in self._densities
-            }
-            weights = [w for w in weights if w.name in self._densities]
+        weights, self._densities, skipped = resolve(model, density, select=select, ignore=ignore)
         self._model, self._weights, self._skipped, self._data = model, weights, skipped, data
-        self._schedule, self._start, self._end, self._every = schedule, start, end, every
+        self._start, self._end, self._every = start, end, every
         # A reversed window or an unknown name is an error now, not at the first step.
-        self._criterion, self._allocation = find_criterion(criterion), find_allocation(allocation)
+        self._schedule = look_up("schedule", schedule, SCHEDULES)
+        self._criterion = look_up("criterion", criterion, CRITERIA)
+        self._allocation = look_up("allocation", allocation, ALLOCATIONS)
         self._at(0)
         self.step = 0
         self.masks = MaskSet.full(weights)

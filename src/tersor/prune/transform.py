@@ -6,9 +6,10 @@ from collections.abc import Mapping
 
 from torch import nn
 
-from tersor.core.errors import ConfigError, did_you_mean
+from tersor.core.errors import ConfigError
 from tersor.core.masks import MaskSet
 from tersor.core.report import Report
+from tersor.core.tables import look_up
 from tersor.core.weights import Selectors, Weight, prunable, survey
 from tersor.prune.allocation import (
     ALLOCATIONS,
@@ -59,41 +60,39 @@ def prune_(
     >>> int((model.weight != 0).sum()), masks.density
     (20, 0.2)
     """
-    weights, skipped = survey(model, select=select, ignore=ignore)
-    densities = resolve(density, model, weights)
-    if isinstance(densities, dict):
-        skipped |= {w.name: "no density given" for w in weights if w.name not in densities}
-        weights = [w for w in weights if w.name in densities]
+    weights, densities, skipped = resolve(model, density, select=select, ignore=ignore)
     scores = scores_of(criterion, model, data, weights)
     masks = masks_for(scores, counts_of(allocation, scores, densities), densities)
     masks.apply(model)
     return masks, describe(weights, masks, skipped, densities)
 
 
-def resolve(density: Density, model: nn.Module, weights: list[Weight]) -> float | dict[str, float]:
-    """A checked density, or one for each weight that a selector names.
+def resolve(
+    model: nn.Module, density: Density, *, select: Selectors = None, ignore: Selectors = None
+) -> tuple[list[Weight], float | dict[str, float], dict[str, str]]:
+    """The weights that take part, a checked density for all or each of them, and what is skipped.
 
     Raises:
-        ConfigError: one is out of range, or two selectors name the same weight differently.
+        ConfigError: a density is out of range, or two selectors name the same weight differently.
     """
+    weights, skipped = survey(model, select=select, ignore=ignore)
     if not isinstance(density, Mapping):
         kept_count(0, density)
-        return density
+        return weights, density, skipped
     if not density:
         raise ConfigError("density: an empty mapping; expected a density for each selector")
     names = {weight.name for weight in weights}
-    resolved: dict[str, float] = {}
+    densities: dict[str, float] = {}
     for selector, value in density.items():
         kept_count(0, value)
         for weight in prunable(model, select=selector):
-            if weight.name not in names:
-                continue
-            if resolved.setdefault(weight.name, value) != value:
+            if weight.name in names and densities.setdefault(weight.name, value) != value:
                 raise ConfigError(
                     f"density: two selectors name {weight.name!r}, "
-                    f"with {resolved[weight.name]} and {value}"
+                    f"with {densities[weight.name]} and {value}"
                 )
-    return resolved
+    skipped |= {name: "no density given" for name in names if name not in densities}
+    return [weight for weight in weights if weight.name in densities], densities, skipped
 
 
 def scores_of(
@@ -104,7 +103,7 @@ def scores_of(
     Raises:
         ConfigError: the criterion is unknown, or does not score one of them in its shape.
     """
-    scores = find_criterion(criterion)(model, data)
+    scores = look_up("criterion", criterion, CRITERIA)(model, data)
     for weight in weights:
         if weight.name not in scores or scores[weight.name].shape != weight.shape:
             raise ConfigError(
@@ -123,7 +122,7 @@ def counts_of(
     """
     if isinstance(densities, dict):
         return per_layer(scores, densities)
-    counts = find_allocation(allocation)(scores, densities)
+    counts = look_up("allocation", allocation, ALLOCATIONS)(scores, densities)
     for name, score in scores.items():
         if not 0 <= counts.get(name, -1) <= score.numel():
             raise ConfigError(
@@ -131,32 +130,6 @@ def counts_of(
                 f"expected a number of its weights to keep, 0 to {score.numel():,}"
             )
     return counts
-
-
-def find_criterion(criterion: str | Criterion) -> Criterion:
-    """The criterion of a name of `CRITERIA`, or the given function.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
-    if not isinstance(criterion, str):
-        return criterion
-    if criterion not in CRITERIA:
-        raise ConfigError(f"criterion {criterion!r}: {did_you_mean(criterion, CRITERIA)}")
-    return CRITERIA[criterion]
-
-
-def find_allocation(allocation: str | Allocation) -> Allocation:
-    """The allocation of a name of `ALLOCATIONS`, or the given function.
-
-    Raises:
-        ConfigError: the name is unknown.
-    """
-    if not isinstance(allocation, str):
-        return allocation
-    if allocation not in ALLOCATIONS:
-        raise ConfigError(f"allocation {allocation!r}: {did_you_mean(allocation, ALLOCATIONS)}")
-    return ALLOCATIONS[allocation]
 
 
 def describe(
