@@ -6,8 +6,9 @@ Biases, normalisation parameters and buffers are never among them.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 from torch import nn
@@ -19,6 +20,8 @@ Selector = str | type[nn.Module]
 """A qualified name of a weight or a module (all below it), `re:pattern`, or a module type."""
 
 Selectors = Selector | Iterable[Selector] | None
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True, eq=False)
@@ -98,6 +101,38 @@ def survey(
         reasons = "; ".join(f"{n}: {r}" for n, r in list(skipped.items())[:5]) or "no parameters"
         raise ConfigError(f"{type(model).__name__} has no weights to work on ({reasons})")
     return weights, skipped
+
+
+def assign(
+    model: nn.Module, values: Mapping[str, Value], among: Iterable[Weight], *, what: str
+) -> dict[str, Value]:
+    """The value of each weight for which one of the selectors stands; the others have none.
+
+    Args:
+        values: selector to value.
+        among: weights that take part.
+        what: the argument, for the message.
+
+    Raises:
+        ConfigError: there are no selectors, one matches nothing, or two name the same weight
+            with different values.
+
+    >>> net = nn.Sequential(nn.Linear(4, 3), nn.Linear(3, 2))
+    >>> assign(net, {"0": 8, "re:1": 5}, prunable(net), what="bits")
+    {'0.weight': 8, '1.weight': 5}
+    """
+    if not values:
+        raise ConfigError(f"{what}: an empty mapping; expected a value for each selector")
+    names = {weight.name for weight in among}
+    assigned: dict[str, Value] = {}
+    for selector, value in values.items():
+        for weight in prunable(model, select=selector):
+            if weight.name in names and assigned.setdefault(weight.name, value) != value:
+                raise ConfigError(
+                    f"{what}: two selectors name {weight.name!r}, "
+                    f"with {assigned[weight.name]} and {value}"
+                )
+    return assigned
 
 
 def _is_weight(name: str) -> bool:

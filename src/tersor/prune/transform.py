@@ -10,7 +10,7 @@ from tersor.core.errors import ConfigError
 from tersor.core.masks import MaskSet
 from tersor.core.report import Report
 from tersor.core.tables import look_up
-from tersor.core.weights import Selectors, Weight, prunable, survey
+from tersor.core.weights import Selectors, Weight, assign, survey
 from tersor.prune.allocation import (
     ALLOCATIONS,
     Allocation,
@@ -79,19 +79,10 @@ def resolve(
     if not isinstance(density, Mapping):
         kept_count(0, density)
         return weights, density, skipped
-    if not density:
-        raise ConfigError("density: an empty mapping; expected a density for each selector")
-    names = {weight.name for weight in weights}
-    densities: dict[str, float] = {}
-    for selector, value in density.items():
+    for value in density.values():
         kept_count(0, value)
-        for weight in prunable(model, select=selector):
-            if weight.name in names and densities.setdefault(weight.name, value) != value:
-                raise ConfigError(
-                    f"density: two selectors name {weight.name!r}, "
-                    f"with {densities[weight.name]} and {value}"
-                )
-    skipped |= {name: "no density given" for name in names if name not in densities}
+    densities = assign(model, density, weights, what="density")
+    skipped |= {w.name: "no density given" for w in weights if w.name not in densities}
     return [weight for weight in weights if weight.name in densities], densities, skipped
 
 

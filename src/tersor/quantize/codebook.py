@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from tersor.core.errors import ConfigError
 from tersor.core.report import Report, Value
 from tersor.core.seeding import generator
-from tersor.core.weights import Selectors, Weight, prunable, survey
+from tersor.core.weights import Selectors, Weight, assign, survey
 from tersor.quantize.kmeans import kmeans_1d
 
 MAX_BITS = 12
@@ -145,25 +145,15 @@ def _away_from_zero(centroids: Tensor, values: Tensor, codes: Tensor) -> Tensor:
 def _widths(
     bits: int | Mapping[str, int], model: nn.Module, weights: list[Weight]
 ) -> dict[str, int]:
-    if isinstance(bits, Mapping) and not bits:
-        raise ConfigError("bits: an empty mapping; expected a number for each selector")
-    given: list[tuple[str | None, int]]
-    given = [*bits.items()] if isinstance(bits, Mapping) else [(None, bits)]
-    names = {weight.name for weight in weights}
-    widths: dict[str, int] = {}
-    for selector, value in given:
+    for value in bits.values() if isinstance(bits, Mapping) else [bits]:
         if not isinstance(value, int) or isinstance(value, bool) or not 1 <= value <= MAX_BITS:
             raise ConfigError(
                 f"bits: {value!r}; expected a whole number from 1 to {MAX_BITS}, "
                 "the width of a code"
             )
-        for weight in prunable(model, select=selector):
-            if weight.name in names and widths.setdefault(weight.name, value) != value:
-                raise ConfigError(
-                    f"bits: two selectors name {weight.name!r}, "
-                    f"with {widths[weight.name]} and {value}"
-                )
-    return widths
+    if isinstance(bits, Mapping):
+        return assign(model, bits, weights, what="bits")
+    return {weight.name: bits for weight in weights}
 
 
 def _check_masks(model: nn.Module, masks: Mapping[str, Tensor]) -> None:
