@@ -94,7 +94,7 @@ def test_a_terminal_shows_all_of_it_and_takes_no_word_for_markup(report):
         (None, "-"),
         (0.0, "0"),
         (12345.6, "12,346"),
-        (1234.56, "1235"),
+        (1234.56, "1,235"),
         (0.00012346, "0.0001235"),
         (float("inf"), "inf"),
         (float("nan"), "nan"),

@@ -102,12 +102,16 @@ class Report:
                 grid.add_row(escape(key), escape(show(value)))
             parts.append(grid)
         if self.rows:
-            table = Table(box=None, padding=(0, 2, 0, 0), header_style="dim")
-            for column in self._columns():
-                right = self._numeric(column)
-                table.add_column(escape(column), justify="right" if right else "left")
+            table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, header_style="dim")
+            for place, column in enumerate(self._columns()):
+                if self._numeric(column):  # numbers are narrow: a word of the heading a line
+                    heading = escape(column.replace("_", " ").replace(" ", "\n"))
+                    table.add_column(heading, justify="right")
+                else:
+                    table.add_column(escape(column), no_wrap=place == 0)
             for row in self.rows:
-                table.add_row(*(escape(show(row.get(column))) for column in self._columns()))
+                cells = [show(row.get(column), digits=3) for column in self._columns()]
+                table.add_row(*map(escape, cells))
             parts.append(table)
         parts.extend(Text(f"skipped {n}: {r}", style="dim") for n, r in self.skipped.items())
         parts.extend(Text(note) for note in self.notes)
@@ -123,8 +127,8 @@ class Report:
         return all(value is None or isinstance(value, int | float) for value in values)
 
 
-def show(value: Value) -> str:
-    """A value as a person reads it: thousands separated, floats to four significant digits.
+def show(value: Value, *, digits: int = 4) -> str:
+    """A value as a person reads it: thousands separated, floats to so many significant digits.
 
     >>> [show(v) for v in (431080, 0.0800004, 40.129, 1.58, None, True)]
     ['431,080', '0.08', '40.13', '1.58', '-', 'yes']
@@ -136,7 +140,7 @@ def show(value: Value) -> str:
     if isinstance(value, int):
         return f"{value:,}"
     if isinstance(value, float):
-        return f"{value:,.0f}" if abs(value) >= 1e4 else f"{value:.4g}"
+        return f"{value:,.0f}" if abs(value) >= 10 ** (digits - 1) else f"{value:.{digits}g}"
     return value
 
 
