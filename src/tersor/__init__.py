@@ -8,7 +8,7 @@
 """
 
 from tersor.compress import Recipe, Result, compress, read_recipe
-from tersor.core import MaskSet, Report, prunable
+from tersor.core import HeldMasks, MaskSet, Report, prunable
 from tersor.core.errors import (
     ConfigError,
     DataError,
@@ -33,6 +33,7 @@ __all__ = [
     "DataError",
     "FormatError",
     "GradualPruner",
+    "HeldMasks",
     "MaskSet",
     "MissingExtraError",
     "Recipe",

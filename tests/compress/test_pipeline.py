@@ -196,6 +196,22 @@ def test_convolutions_batch_norm_and_tied_weights_go_through(tmp_path):
     assert (state["head.weight"] != 0).all()
 
 
+def test_what_is_pruned_and_not_shared_stays_pruned_while_the_shared_values_are_trained(
+    digits, tmp_path
+):
+    recipe = {
+        "steps": [
+            {"prune": {"density": 0.2, "allocation": "uniform"}},
+            {"quantize": {"bits": {"fc1": 3}, "epochs": 2, "learning_rate": 0.01}},
+        ]
+    }
+    result = compress(fresh_model(), digits, recipe, out=tmp_path / "x.terse", verbose=False)
+    state = load(result.file)
+    assert int((state["fc2.weight"] != 0).sum()) == 6000
+    assert len(state["fc2.weight"].unique()) > 5000
+    assert len(state["fc1.weight"].unique()) <= 9
+
+
 def test_bad_settings_leave_no_file_and_the_old_one_alone(digits, tmp_path):
     out = tmp_path / "old.terse"
     out.write_bytes(b"what was there")

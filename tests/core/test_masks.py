@@ -7,7 +7,7 @@ from accelerate import Accelerator
 from torch import nn
 from torch.optim import Optimizer
 
-from tersor.core import MaskSet
+from tersor.core import HeldMasks, MaskSet
 from tersor.core.errors import ConfigError, FormatError
 
 BITS = {torch.float64: torch.int64, torch.float32: torch.int32}
@@ -236,3 +236,21 @@ def test_a_checkpoint_of_something_else_holds_no_masks(tmp_path, state):
     torch.save(state, tmp_path / "other")
     with pytest.raises(FormatError, match=r"other: a checkpoint, but not one of masks"):
         MaskSet.load(tmp_path / "other")
+
+
+def test_held_masks_are_a_method_that_a_loop_can_attach():
+    model = nn.Linear(4, 4)
+    masks = MaskSet({"weight": torch.eye(4, dtype=torch.bool)})
+    method = HeldMasks(model, masks)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
+    with method.attach(optimizer):
+        for _ in range(3):
+            model(torch.ones(1, 4)).square().sum().backward()
+            optimizer.step()
+    assert method.finished
+    assert torch.equal(model.weight != 0, masks["weight"])
+    other = HeldMasks(model, MaskSet({"weight": torch.ones(4, 4, dtype=torch.bool)}))
+    other.load_state_dict(method.state_dict())
+    assert torch.equal(other.state_dict()["weight"], masks["weight"])
+    with pytest.raises(ConfigError, match="mask 'bias': shape"):
+        HeldMasks(model, MaskSet({"bias": torch.ones(2, dtype=torch.bool)}))

@@ -11,11 +11,12 @@ from torch import nn
 from tersor.compress.recipe import Prune, Quantize, Recipe, Step, Train, kind_of
 from tersor.compress.workspace import Workspace
 from tersor.core.errors import FormatError
-from tersor.core.masks import MaskSet
+from tersor.core.hooks import Method
+from tersor.core.masks import HeldMasks, MaskSet
 from tersor.core.report import Report
 from tersor.measure import evaluate
 from tersor.prune import GradualPruner, prune_
-from tersor.quantize import Codebook, CodebookTuner, quantize_
+from tersor.quantize import CodebookTuner, quantize_
 from tersor.tasks import Task
 from tersor.train import fit, steps_per_epoch
 
@@ -36,7 +37,6 @@ class Run:
         self.space, self.verbose = space, verbose
         self.reference = copy.deepcopy(model.state_dict())
         self.masks: MaskSet | None = None
-        self.codebooks: dict[str, Codebook] = {}
         self.reports: list[Report] = []
         self.stages: list[dict[str, Any]] = []
         self.seconds_before = 0.0  # of the parts of this run that were interrupted
@@ -94,7 +94,7 @@ class Run:
         return [report, pruner.report()]
 
     def _quantize(self, number: int, step: Quantize) -> list[Report]:
-        self.codebooks, report = quantize_(
+        codebooks, report = quantize_(
             self.model,
             step.bits,
             masks=self.masks,
@@ -104,10 +104,13 @@ class Run:
         )
         if step.epochs == 0:
             return [report]
-        tuner = CodebookTuner(self.model, self.codebooks)
-        return [report, self._fit(number, step, [tuner])]
+        methods: list[Method] = [CodebookTuner(self.model, codebooks)]
+        if self.masks is not None:  # what is pruned and not shared must stay pruned, too
+            rest = {name: mask for name, mask in self.masks.items() if name not in codebooks}
+            methods.append(HeldMasks(self.model, MaskSet(rest)))
+        return [report, self._fit(number, step, methods)]
 
-    def _fit(self, number: int, step: Step, methods: list[Any]) -> Report:
+    def _fit(self, number: int, step: Step, methods: list[Method]) -> Report:
         return fit(
             self.model,
             self.task,

@@ -144,6 +144,36 @@ class MaskSet(Mapping[str, Tensor]):
             yield name, parameter, mask.to(parameter.device, _BITS[parameter.element_size()]).neg_()
 
 
+class HeldMasks:
+    """Masks as a method, for a loop that takes methods: they hold while it trains.
+
+    Args:
+        model: the model that is trained.
+        masks: of some of its weights.
+
+    Raises:
+        ConfigError: the model lacks a weight, or its shape is another one.
+    """
+
+    finished = True  # the structure is there from the first step on
+
+    def __init__(self, model: nn.Module, masks: MaskSet) -> None:
+        masks.holder(model)
+        self._model, self._masks = model, masks
+
+    def attach(self, optimizer: Optimizer) -> Attachment:
+        """As `MaskSet.attach`."""
+        return self._masks.attach(self._model, optimizer)
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """The masks."""
+        return self._masks.state_dict()
+
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
+        """Replace the masks; before `attach`, as what is attached stays."""
+        self._masks.load_state_dict(state)
+
+
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
