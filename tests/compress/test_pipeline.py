@@ -311,14 +311,16 @@ def test_a_run_that_is_stopped_goes_on_to_the_same_bytes(how, where, run, tmp_pa
         process.stderr.read()
     assert process.returncode != 0
     assert out.read_bytes() == b"what was there"
-    assert (tmp_path / "x.terse.run" / "state").exists()
+    assert list((tmp_path / "x.terse.run").glob("state-*"))
     finished = subprocess.run(command, capture_output=True, text=True, check=True)
     assert "train  epoch 1/3" not in finished.stderr  # what was done is not done again
     assert out.read_bytes() == run[1].file.read_bytes()
-    assert not (tmp_path / "x.terse.run" / "state").exists()
+    assert not list((tmp_path / "x.terse.run").glob("state-*"))
 
 
-def test_another_seed_does_not_go_on_from_an_unfinished_run(digits, tmp_path, monkeypatch):
+def test_another_seed_neither_goes_on_from_an_unfinished_run_nor_loses_its_state(
+    digits, tmp_path, monkeypatch
+):
     out = tmp_path / "x.terse"
 
     def stop(*_, **__):
@@ -328,9 +330,11 @@ def test_another_seed_does_not_go_on_from_an_unfinished_run(digits, tmp_path, mo
         patched.setattr(steps, "quantize_", stop)
         with pytest.raises(KeyboardInterrupt):
             compress(fresh_model(), digits, RECIPE, out=out, verbose=False)
-    assert (tmp_path / "x.terse.run" / "state" / "steps.pt").exists()
+    [state] = (tmp_path / "x.terse.run").glob("state-*")
     other = compress(fresh_model(1), digits, RECIPE, out=out, seed=1, verbose=False)
     clean = compress(
         fresh_model(1), digits, RECIPE, out=tmp_path / "y.terse", seed=1, verbose=False
     )
     assert other.file.read_bytes() == clean.file.read_bytes()
+    assert list((tmp_path / "x.terse.run").glob("state-*")) == [state]
+    assert (state / "steps.pt").exists()

@@ -16,8 +16,8 @@ from tersor.train import RunLog
 class Workspace:
     """`<file>.run`: what a run leaves, and what it needs to go on after an interrupt.
 
-    The state belongs to one digest (recipe, task, seed, ...). A run with another digest, or one
-    after a finished run, starts afresh.
+    The state belongs to one digest (recipe, task, seed, ...): a run with another one starts afresh
+    and leaves it alone. It is dropped when its own run is finished.
 
     Args:
         folder: made if it is not there; its parent must exist.
@@ -29,21 +29,15 @@ class Workspace:
     """
 
     def __init__(self, folder: Path, digest: str, *, writes: bool = True) -> None:
-        self._folder, self._digest, self._writes = folder, digest, writes
-        self._states = folder / "state"
-        if not writes:
+        self._folder, self._writes = folder, writes
+        self._states = folder / f"state-{digest}"
+        if not writes or self._states.is_dir():
             return
-        mark = self._states / "digest"
-        unfinished = mark.exists() and mark.read_text("utf-8") == digest
-        if not unfinished:
-            shutil.rmtree(self._states, ignore_errors=True)
         try:
-            self._states.mkdir(parents=True, exist_ok=True)
+            self._states.mkdir(parents=True)
+            (folder / "log.jsonl").unlink(missing_ok=True)
         except OSError as error:
             raise StorageError(f"{folder}: cannot be made ({error.strerror})") from error
-        if not unfinished:
-            (folder / "log.jsonl").unlink(missing_ok=True)
-            write_text(mark, digest)
 
     def __str__(self) -> str:
         return str(self._folder)
