@@ -155,7 +155,7 @@ def main() -> None:
         "",
         f"torch {torch.__version__}, {torch.get_num_threads()} threads. 55,000 images to train, "
         "5,000 to choose by within a run, the 10,000 test images read once at its end; one of them "
-        "is 0.01 points. The recipes' own settings were fixed after trial runs whose errors on both "
+        "is 0.01 points. The recipes' own settings were fixed after trials whose errors on both "
         "were seen: errors before and after may be compared, but are no unbiased estimates.",
     ]
     with tempfile.TemporaryDirectory() as temporary:
