@@ -9,6 +9,7 @@ prints the result beside Han, Mao and Dally 2016 (arXiv 1510.00149), tables 1 to
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import tempfile
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from pathlib import Path
 
 import torch
 
-from tersor import Result, compress, load_task
+from tersor import Report, compress, load_task
 from tersor.compress import read_recipe
 from tersor.core.seeding import seed_everything
 from tersor.store import inspect
@@ -67,8 +68,12 @@ PUBLISHED = {
 }
 
 
-def run(task_name: str, name: str, seed: int, data_dir: str | None, folder: Path) -> Result:
-    """The main job with the recipe that comes with tersor."""
+def run(task_name: str, name: str, seed: int, data_dir: str | None, folder: Path) -> Report:
+    """The main job with the recipe that comes with tersor, or its report if it is there."""
+    out = folder / f"{task_name}-{name}-{seed}.terse"
+    done = out.with_name(out.name + ".run") / "report.json"
+    if done.exists():
+        return Report.from_dict(json.loads(done.read_text("utf-8")))
     recipe = read_recipe(f"{task_name}-{name}")
     task = load_task(task_name, data_dir=data_dir, batch_size=recipe.batch_size)
     seed_everything(seed, "init")
@@ -76,13 +81,13 @@ def run(task_name: str, name: str, seed: int, data_dir: str | None, folder: Path
         build_model(name, input_shape=tuple(task.example_input.shape[1:])),
         task,
         recipe,
-        out=folder / f"{task_name}-{name}-{seed}.terse",
+        out=out,
         seed=seed,
         metadata={"task": task_name, "model": name},
-    )
+    ).report
 
 
-def headline(results: list[Result], paper: Published | None) -> list[str]:
+def headline(reports: list[Report], paper: Published | None) -> list[str]:
     """Every seed and the mean, against the paper and the bars."""
     lines = [
         "| run | reference error % | error % | drop, points | file bytes | ratio | seconds |",
@@ -94,12 +99,13 @@ def headline(results: list[Result], paper: Published | None) -> list[str]:
             f"{paper.error - paper.reference:+.2f} | {paper.kilobytes} KB | | |",
             f"| bar | <= {paper.reference_bar:.2f} | | <= +0.10 | <= {paper.bytes_bar:,} | | |",
         ]
-    rows = [
-        (r.reference_error, r.error, r.error - r.reference_error, r.file_bytes, r.ratio, r.seconds)
-        for r in results
-    ]
+    rows = []
+    for report in reports:
+        keys = ("reference error %", "error %", "file bytes", "dense bytes", "seconds")
+        before, after, size, dense, seconds = (float(report.summary[key] or 0) for key in keys)
+        rows.append((before, after, after - before, size, dense / size, seconds))
     rows.append(tuple(statistics.mean(column) for column in zip(*rows, strict=True)))
-    names = [f"seed {r.seed}" for r in results] + ["mean"]
+    names = [f"seed {report.summary['seed']}" for report in reports] + ["mean"]
     for label, (reference, error, drop, size, ratio, seconds) in zip(names, rows, strict=True):
         lines.append(
             f"| {label} | {reference:.2f} | {error:.2f} | {drop:+.2f} | {size:,.0f} | "
@@ -108,7 +114,7 @@ def headline(results: list[Result], paper: Published | None) -> list[str]:
     return lines
 
 
-def layers(name: str, result: Result) -> list[str]:
+def layers(name: str, report: Report) -> list[str]:
     """The paper's columns, published and measured side by side."""
     lines = [
         "Published / measured. H is after Huffman; P+Q, P+Q+H and file are percent of 32 bits a "
@@ -126,7 +132,7 @@ def layers(name: str, result: Result) -> list[str]:
         "P+Q %",
         "P+Q+H %",
     )
-    table = next(s for s in result.report.sections if s.title == "Paper and file")
+    table = next(s for s in report.sections if s.title == "Paper and file")
     measured = {str(row["name"]): row for row in table.rows}
     for layer, published in PUBLISHED[name].layers.items():
         row = measured.get(layer)
@@ -144,7 +150,9 @@ def main() -> None:
     parser.add_argument("--data-dir")
     parser.add_argument("--models", nargs="+", default=list(PUBLISHED), choices=list(PUBLISHED))
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    parser.add_argument("--keep", type=Path, help="a folder for the files; else they are dropped")
+    parser.add_argument(
+        "--keep", type=Path, help="a folder for the files; runs that are there are not made again"
+    )
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
     lines = [
@@ -164,9 +172,9 @@ def main() -> None:
         for name in options.models:
             results = [run("mnist", name, s, options.data_dir, folder) for s in options.seeds]
             first = results[0]
-            header = inspect(first.file).header_bytes
+            header = inspect(str(first.summary["file"])).header_bytes
             lines += ["", f"## {name}", "", *headline(results, PUBLISHED[name]), ""]
-            lines += [f"Layers of seed {first.seed} (header: {header} bytes)", ""]
+            lines += [f"Layers of seed {first.summary['seed']} (header: {header} bytes)", ""]
             lines += layers(name, first)
         results = [run("digits", "lenet-300-100", s, None, folder) for s in options.seeds]
         lines += ["", "## The main job: lenet-300-100 on digits, 300 test images", ""]
