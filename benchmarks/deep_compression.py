@@ -158,7 +158,7 @@ def main() -> None:
     lines = [
         "# Deep Compression on MNIST",
         "",
-        "`python benchmarks/deep_compression.py --data-dir DIR --write "
+        "`OMP_NUM_THREADS=1 python benchmarks/deep_compression.py --data-dir DIR --write "
         "benchmarks/deep_compression.md`",
         "",
         f"torch {torch.__version__}, {torch.get_num_threads()} threads. 55,000 images to train, "
