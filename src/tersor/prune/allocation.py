@@ -12,7 +12,7 @@ from torch import Tensor
 
 from tersor.core.errors import ConfigError
 from tersor.core.masks import MaskSet
-from tersor.prune.criteria import Scores
+from tersor.prune.scoring import Scores
 
 Counts = dict[str, int]
 Allocation = Callable[[Scores, float], Counts]

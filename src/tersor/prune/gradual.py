@@ -15,7 +15,8 @@ from tersor.core.report import Report
 from tersor.core.tables import look_up
 from tersor.core.weights import Selectors
 from tersor.prune.allocation import ALLOCATIONS, Allocation, Counts, masks_for
-from tersor.prune.criteria import CRITERIA, Batches, Criterion
+from tersor.prune.criteria import CRITERIA
+from tersor.prune.scoring import Criterion, Data
 from tersor.prune.schedules import SCHEDULES, Schedule
 from tersor.prune.transform import Density, counts_of, describe, resolve, scores_of
 
@@ -62,7 +63,7 @@ class GradualPruner:
         schedule: str | Schedule = "cubic",
         criterion: str | Criterion = "magnitude",
         allocation: str | Allocation = "global",
-        data: Batches | None = None,
+        data: Data = None,
         select: Selectors = None,
         ignore: Selectors = None,
     ) -> None:

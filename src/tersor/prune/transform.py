@@ -19,7 +19,8 @@ from tersor.prune.allocation import (
     masks_for,
     per_layer,
 )
-from tersor.prune.criteria import CRITERIA, Batches, Criterion, Scores
+from tersor.prune.criteria import CRITERIA
+from tersor.prune.scoring import Criterion, Data, Scores, as_scoring_data
 
 Density = float | Mapping[str, float]
 """The kept share of all weights together, or one for each selector (what none names stays)."""
@@ -31,7 +32,7 @@ def prune_(
     *,
     criterion: str | Criterion = "magnitude",
     allocation: str | Allocation = "global",
-    data: Batches | None = None,
+    data: Data = None,
     select: Selectors = None,
     ignore: Selectors = None,
 ) -> tuple[MaskSet, Report]:
@@ -87,14 +88,14 @@ def resolve(
 
 
 def scores_of(
-    criterion: str | Criterion, model: nn.Module, data: Batches | None, weights: list[Weight]
+    criterion: str | Criterion, model: nn.Module, data: Data, weights: list[Weight]
 ) -> Scores:
     """The scores of just these weights.
 
     Raises:
         ConfigError: the criterion is unknown, or does not score one of them in its shape.
     """
-    scores = look_up("criterion", criterion, CRITERIA)(model, data)
+    scores = look_up("criterion", criterion, CRITERIA)(model, as_scoring_data(data))
     for weight in weights:
         if weight.name not in scores or scores[weight.name].shape != weight.shape:
             raise ConfigError(
