@@ -3,6 +3,9 @@ import torch
 from torch import nn
 
 from tersor.prune import CRITERIA, magnitude
+from tersor.prune.scoring import ScoringData
+
+DATA = ScoringData([(torch.ones(2, 1, 3, 3), torch.tensor([0, 1]))])
 
 
 @pytest.fixture
@@ -23,7 +26,7 @@ def test_a_criterion_scores_every_weight_in_its_shape_and_leaves_the_model(name,
     for parameter in net.parameters():
         parameter.grad = torch.ones_like(parameter)
     before = {n: t.clone() for n, t in net.state_dict().items()}
-    scores = CRITERIA[name](net, None)
+    scores = CRITERIA[name](net, DATA)
     assert {n: s.shape for n, s in scores.items()} == {"0.weight": (2, 1, 3, 3), "2.weight": (3, 2)}
     assert all(s.is_floating_point() and not s.requires_grad for s in scores.values())
     assert all(torch.equal(t, before[n]) for n, t in net.state_dict().items())
