@@ -1,7 +1,7 @@
 """Data sets and reference models: what a network is trained for and judged by. No methods."""
 
 from tersor.tasks.catalog import TASKS, load_task
-from tersor.tasks.models import MODELS, build_model
+from tersor.tasks.networks import MODELS, build_model
 from tersor.tasks.task import Batches, Task, top1_mistakes
 
 __all__ = ["MODELS", "TASKS", "Batches", "Task", "build_model", "load_task", "top1_mistakes"]

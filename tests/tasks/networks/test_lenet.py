@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tersor.core.errors import ConfigError
-from tersor.tasks import MODELS, build_model
+from tersor.tasks import build_model
 
 
 def shapes(model):
@@ -68,25 +68,3 @@ def test_other_inputs_and_classes_fit(name, shape, classes):
 def test_lenet_5_tells_the_smallest_input(shape):
     with pytest.raises(ConfigError, match=r"lenet-5: input_shape .* at least 16 x 16"):
         build_model("lenet-5", input_shape=shape)
-
-
-@pytest.mark.parametrize("name", MODELS)
-def test_the_same_seed_gives_the_same_network(name):
-    first, second = (build_model(name) for _ in range(2) if torch.manual_seed(7))
-    assert all(
-        torch.equal(a, b) for a, b in zip(first.parameters(), second.parameters(), strict=True)
-    )
-
-
-@pytest.mark.parametrize(
-    ("name", "arguments", "message"),
-    [
-        ("lenet5", {}, "unknown model 'lenet5'; did you mean 'lenet-5'"),
-        ("lenet-300-100", {"input_shape": (1, 0, 8)}, r"input_shape \(1, 0, 8\)"),
-        ("lenet-300-100", {"input_shape": ()}, r"input_shape \(\)"),
-        ("lenet-300-100", {"classes": 0}, "classes 0, expected 1 or more"),
-    ],
-)
-def test_what_cannot_be_built_is_refused(name, arguments, message):
-    with pytest.raises(ConfigError, match=message):
-        build_model(name, **arguments)
