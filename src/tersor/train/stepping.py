@@ -18,7 +18,7 @@ from torch.optim import Optimizer
 
 from tersor.core.errors import ConfigError, TrainingError
 from tersor.core.hooks import Method
-from tersor.core.seeding import derive, seed_everything
+from tersor.core.seeding import seed_everything
 from tersor.tasks import Task
 from tersor.train.fit import steps_per_epoch
 
@@ -27,8 +27,9 @@ class Stepper:
     """A model, its optimizer and the step they are at; `run(until)` trains on from there.
 
     Step t sees batch `t % steps per epoch` of epoch `t // steps per epoch`, whose order `seed` and
-    the epoch's number alone decide. So training from a saved step k to T gives the bits of a
-    training that was never stopped (on one device, with one number of threads).
+    the epoch's number alone decide; what is drawn while a batch and a step are made (augmentation,
+    dropout) `seed` and t decide. So training from a saved step k to T gives the bits of a training
+    that was never stopped (on one device, with one number of threads).
 
     Args:
         model: trained in place, on its own device.
@@ -92,8 +93,9 @@ class Stepper:
             while self.step < until:
                 if not losses or self.step % self._per_epoch == 0:
                     batches = self._batches()
+                if self.step % self._per_epoch:  # at the start of an epoch its seed decides
+                    seed_everything(self.seed, "step", self.step)
                 inputs, targets = next(batches)
-                torch.manual_seed(derive(self.seed, "step", self.step))
                 self._set_rates()
                 self.model.train()
                 losses.append(self._one(inputs.to(device), targets.to(device)))
