@@ -1,8 +1,11 @@
 import itertools
 
+import pytest
 import torch
 
+from tersor.core.errors import ConfigError
 from tersor.tasks import build_model
+from tersor.tasks.networks import conv
 
 
 def kinds(name: str) -> list[str]:
@@ -26,3 +29,9 @@ def test_filters_and_units_are_those_of_the_paper():
     filters = [3, 64, 64, 128, 128, 256, 256]
     convolutions = [(o, i, 3, 3) for i, o in itertools.pairwise(filters)]
     assert shapes == [*convolutions, (256, 256 * 4 * 4), (256, 256), (10, 256)]
+
+
+@pytest.mark.parametrize("layers", [0, 3, -2])
+def test_layers_that_are_no_pairs_are_refused(layers):
+    with pytest.raises(ConfigError, match=f"conv: layers {layers}, expected 2, 4, 6"):
+        conv((3, 32, 32), 10, layers=layers)

@@ -6,6 +6,7 @@ from collections import OrderedDict
 
 from torch import nn
 
+from tersor.core.errors import ConfigError
 from tersor.tasks.networks.images import image_sides
 
 
@@ -21,8 +22,10 @@ def conv(input_shape: tuple[int, ...], classes: int, *, layers: int) -> nn.Modul
     follow from its own list of layers, 2.26M does. Initialised as torch does, not Gaussian Glorot.
 
     Raises:
-        ConfigError: the input is no image, or too small for the poolings.
+        ConfigError: the input is no image, or too small for the poolings, or `layers` is odd.
     """
+    if layers < 2 or layers % 2:
+        raise ConfigError(f"conv: layers {layers}, expected 2, 4, 6, ..., as they come in pairs")
     pairs = layers // 2
     channels, height, width = image_sides(f"conv-{layers}", input_shape, at_least=2**pairs)
     parts: OrderedDict[str, nn.Module] = OrderedDict()
