@@ -1,3 +1,4 @@
+import itertools
 import math
 import warnings
 
@@ -9,7 +10,8 @@ from torch import nn
 from torch.nn.utils import prune as torch_prune
 
 from tersor.core.errors import ConfigError
-from tersor.prune import ALLOCATIONS, prune_
+from tersor.core.masks import MaskSet
+from tersor.prune import ALLOCATIONS, ScoringData, prune_
 
 
 def net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -166,7 +168,7 @@ def test_a_criterion_of_the_users_own_is_asked_with_the_data():
         return first_weights(model, data)
 
     masks, _ = prune_(net(), 0.5, criterion=criterion, allocation="uniform", data=[1, 2])
-    assert seen == [[1, 2]]
+    assert [data.batches for data in seen] == [[1, 2]]
     assert all(
         mask.flatten().sort(descending=True).values.equal(mask.flatten()) for mask in masks.values()
     )
@@ -227,3 +229,108 @@ def test_the_report_says_what_was_reached_per_tensor():
         "density": 0.5,
     }
     assert set(report.skipped) == {"0.bias", "1.weight", "1.bias", "3.bias", "4.bias"}
+
+
+def counted(log: list[int]):
+    """A criterion whose order is another one each time, and that counts its calls."""
+
+    def criterion(model, data):
+        log.append(sum(live(model).values()))
+        generator = torch.Generator().manual_seed(len(log))
+        return {n: torch.rand(p.shape, generator=generator) for n, p in weights_of(model).items()}
+
+    return criterion
+
+
+def test_rounds_follow_the_schedule_and_are_nested():
+    log, seen = [], []
+    masks, _ = prune_(
+        net(),
+        0.064,
+        criterion=counted(log),
+        allocation="lamp",
+        rounds=3,
+        between=lambda model, masks: seen.append(masks),
+    )
+    assert log == [150, round(0.4 * 150), round(0.16 * 150)]
+    assert [m.kept for m in seen] == [60, 24]
+    assert masks.kept == round(0.064 * 150)
+    for large, small in itertools.pairwise([*seen, masks]):
+        assert all((large[n] | ~small[n]).all() for n in small)
+
+
+def test_between_two_rounds_the_model_may_be_trained_under_its_masks():
+    model, calls = net(), []
+
+    def fine_tune(model, masks):
+        optimizer = torch.optim.AdamW(model.parameters(), weight_decay=0.1)
+        with masks.attach(model, optimizer):
+            for p in model.parameters():
+                p.grad = torch.ones_like(p)
+            optimizer.step()
+        calls.append(sum(live(model).values()))
+
+    prune_(model, 0.2, rounds=4, schedule="linear", between=fine_tune)
+    assert calls == [120, 90, 60]
+    assert sum(live(model).values()) == 30
+
+
+def test_one_round_of_each_schedule_is_what_no_schedule_is():
+    plain, _ = prune_(net(), {"0": 0.25, "3": 0.5})
+    for schedule in ("one_shot", "linear", "cubic", "geometric"):
+        masks, _ = prune_(net(), {"0": 0.25, "3": 0.5}, schedule=schedule)
+        assert all(torch.equal(masks[n], plain[n]) for n in plain)
+
+
+def test_densities_per_layer_fall_by_rounds_too():
+    seen = []
+    prune_(
+        net(),
+        {"0": 0.25, "3": 0.5},
+        rounds=2,
+        schedule="linear",
+        between=lambda model, masks: seen.append({n: int(m.sum()) for n, m in masks.items()}),
+    )
+    assert seen == [{"0.weight": round(0.625 * 36), "3.weight": 72}]
+
+
+def test_what_the_masks_to_begin_with_do_not_keep_is_zero_from_then_on():
+    model = net()
+    dead = torch.arange(96).view(6, 16) % 2 == 0
+    begin = MaskSet({"3.weight": ~dead})
+    masks, _ = prune_(model, 0.5, masks=begin, allocation="lamp", criterion=counted([]))
+    assert masks.kept == 75
+    assert not masks["3.weight"][dead].any()
+    assert not model[3].weight[dead].any()
+    masks, report = prune_(net(), 0.9, masks=begin)  # more than is left
+    assert (masks.kept, report.summary["density reached"]) == (102, 102 / 150)
+    with pytest.raises(ConfigError, match=r"'3.weight' has shape \(3,\), but .* \(6, 16\)"):
+        prune_(net(), 0.5, masks=MaskSet({"3.weight": torch.ones(3, dtype=torch.bool)}))
+
+
+def test_a_repair_sees_the_old_weights_and_what_goes_is_zero_after_it():
+    model, before, seen = net(), net(), []
+
+    def double(model, masks, data):
+        seen.append(data.seed)
+        assert torch.equal(model[3].weight, before[3].weight)
+        model[3].weight.data.mul_(2)
+
+    masks, _ = prune_(model, 0.5, repair=double, data=ScoringData(seed=7))
+    assert seen == [7]
+    assert torch.equal(model[3].weight, before[3].weight * 2 * masks["3.weight"])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rounds": 0}, "rounds: 0; expected 1 or more"),
+        ({"schedule": "linaer"}, "schedule 'linaer': did you mean 'linear'"),
+        ({"repair": "nothing"}, "repair 'nothing': "),
+    ],
+)
+def test_wrong_rounds_are_named_before_anything_is_changed(wrong, message):
+    model = net()
+    with pytest.raises(ConfigError, match=message):
+        prune_(model, 0.5, **wrong)
+    assert all(map(torch.equal, model.parameters(), net().parameters()))

@@ -76,7 +76,9 @@ class MaskSet(Mapping[str, Tensor]):
         Raises:
             ConfigError: the model lacks a weight, or its shape is another one.
         """
-        self.holder(model)()
+        pairs = list(self._parameters(model))  # all are there before one is changed
+        for parameter, mask in pairs:
+            _zero([(parameter, _as_bits(parameter, mask))])
 
     def holder(self, model: nn.Module) -> Callable[[], None]:
         """A function that applies the masks as they are now, prepared to be called every step.
@@ -84,7 +86,7 @@ class MaskSet(Mapping[str, Tensor]):
         Raises:
             ConfigError: as `apply`.
         """
-        pairs = [(parameter, bits) for _, parameter, bits in self._pairs(model)]
+        pairs = [(p, _as_bits(p, mask)) for p, mask in self._parameters(model)]
         return lambda: _zero(pairs)
 
     def attach(self, model: nn.Module, optimizer: Optimizer) -> Attachment:
@@ -97,7 +99,8 @@ class MaskSet(Mapping[str, Tensor]):
             ConfigError: as `apply`, or the optimizer does not step one of the weights.
         """
         hold = self.holder(model)
-        require_owned(optimizer, [(name, p) for name, p, _ in self._pairs(model)])
+        parameters = dict(model.named_parameters(remove_duplicate=False))
+        require_owned(optimizer, [(name, parameters[name]) for name in self])
         hold()
         return Attachment(optimizer, after=hold)
 
@@ -129,8 +132,8 @@ class MaskSet(Mapping[str, Tensor]):
             raise FormatError(f"{path}: a checkpoint, but not one of masks")
         return cls(state)
 
-    def _pairs(self, model: nn.Module) -> Iterator[tuple[str, nn.Parameter, Tensor]]:
-        """Each weight with its mask as integers of the weight's width: all bits set, or none."""
+    def _parameters(self, model: nn.Module) -> Iterator[tuple[nn.Parameter, Tensor]]:
+        """Each weight with its mask."""
         parameters = dict(model.named_parameters(remove_duplicate=False))
         for name, mask in self._masks.items():
             if name not in parameters:
@@ -141,7 +144,7 @@ class MaskSet(Mapping[str, Tensor]):
                     f"mask {name!r}: shape {tuple(mask.shape)}, "
                     f"but the weight has {tuple(parameter.shape)}"
                 )
-            yield name, parameter, mask.to(parameter.device, _BITS[parameter.element_size()]).neg_()
+            yield parameter, mask
 
 
 class HeldMasks:
@@ -175,6 +178,11 @@ class HeldMasks:
 
 
 _BITS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _as_bits(parameter: nn.Parameter, mask: Tensor) -> Tensor:
+    """A mask as integers of the weight's width: all bits set, or none."""
+    return mask.to(parameter.device, _BITS[parameter.element_size()]).neg_()
 
 
 def _zero(pairs: Iterable[tuple[nn.Parameter, Tensor]]) -> None:

@@ -1,81 +1,146 @@
-"""How much is kept where: scores and a target become an exact number of weights per tensor.
+"""How much is kept where: scores and a target become an exact number of groups per weight.
 
-Within a tensor the highest scores are kept, ties by flat index, so a count is all it takes.
+Within a weight the highest scores are kept, ties by index, so a count is all it takes. A group is
+what a pattern removes together, for the pattern "element" a single weight. -inf as a score says
+that a group cannot be kept.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from tersor.core.errors import ConfigError
-from tersor.core.masks import MaskSet
-from tersor.prune.scoring import Scores
+from tersor.prune.scoring import Lazily
+from tersor.prune.selection import highest_of_all
+
+
+@dataclass(frozen=True)
+class Groups:
+    """The groups of one weight (or of several, whose groups are kept as one).
+
+    Args:
+        scores: (n,), one a group, higher = keep.
+        size: weights in each group.
+        shape: of the weight.
+    """
+
+    scores: Tensor
+    size: int
+    shape: tuple[int, ...]
+
+    @classmethod
+    def of(cls, scores: Tensor) -> Groups:
+        """Each entry of a weight's scores as a group of its own."""
+        return cls(scores.reshape(-1), 1, tuple(scores.shape))
+
+    @property
+    def count(self) -> int:
+        """Groups."""
+        return self.scores.numel()
+
+    @property
+    def weights(self) -> int:
+        """Weights of all groups together."""
+        return self.count * self.size
+
 
 Counts = dict[str, int]
-Allocation = Callable[[Scores, float], Counts]
+"""How many groups are kept, by name."""
+
+Allocation = Callable[[Mapping[str, Groups], float], Counts]
 
 
-def global_(scores: Scores, density: float) -> Counts:
-    """Keep the highest scores of all tensors together, ties in the order of the tensors.
+def global_(groups: Mapping[str, Groups], density: float) -> Counts:
+    """Keep the highest scores of all weights together, ties in the order of the weights.
 
     Source: "global" of Blalock et al. 2020, arXiv 2003.03033, section 2.3.
 
-    >>> global_({"a": torch.tensor([3.0, 1.0]), "b": torch.tensor([2.0, 9.0])}, 0.75)
-    {'a': 1, 'b': 2}
+    >>> a, b = torch.tensor([3.0, 1.0]), torch.tensor([2.0])
+    >>> global_({"a": Groups.of(a), "b": Groups.of(b)}, 0.7)
+    {'a': 1, 'b': 1}
     """
-    flat = torch.cat([s.flatten().double() for s in scores.values()])
-    kept = _highest(flat, kept_count(flat.numel(), density))
-    parts = torch.split(kept, [s.numel() for s in scores.values()])
-    return {name: int(part.sum()) for name, part in zip(scores, parts, strict=True)}
+    scores = Lazily({name: partial(_scores, groups, name) for name in groups})
+    sizes = {name: g.size for name, g in groups.items()}
+    return highest_of_all(scores, _budget(groups, density), sizes)
 
 
-def uniform(scores: Scores, density: float) -> Counts:
-    """Keep the same share of every tensor; the total is exact by largest remainders.
+def uniform(groups: Mapping[str, Groups], density: float) -> Counts:
+    """Keep the same share of every weight; the total is exact by largest remainders.
 
-    >>> uniform({"a": torch.ones(5), "b": torch.ones(5)}, 0.5)
+    >>> uniform({"a": Groups.of(torch.ones(5)), "b": Groups.of(torch.ones(5))}, 0.5)
     {'a': 3, 'b': 2}
     """
-    total = kept_count(sum(s.numel() for s in scores.values()), density)
-    exact = {name: density * s.numel() for name, s in scores.items()}
-    counts = {name: int(value) for name, value in exact.items()}
-    missing = total - sum(counts.values())
-    for name in sorted(exact, key=lambda name: counts[name] - exact[name])[:missing]:
-        counts[name] += 1
-    return counts
+    return apportion(groups, dict.fromkeys(groups, density), density)
 
 
-def lamp(scores: Scores, density: float) -> Counts:
-    """Keep globally by the layer-adaptive score; a tensor never loses its largest weight.
+def er(groups: Mapping[str, Groups], density: float) -> Counts:
+    """Keep, of each weight, a share that falls with its size: a sparse random graph (Erdős-Rényi).
 
-    lamp(u) = s_u**2 / sum(s_v**2 for v in the same tensor with s_v >= s_u), ties by flat index
+    density(l) = min(1, epsilon * (in + out) / (in * out)), epsilon such that the total is exact
+
+    Source: Mocanu et al. 2018, arXiv 1707.04780, eq. 3; the solution with full layers as in
+    Evci et al. 2020, arXiv 1911.11134, section 3.
+
+    >>> layers = {"a": Groups.of(torch.ones(300, 784)), "b": Groups.of(torch.ones(10, 100))}
+    >>> {name: round(n / layers[name].count, 4) for name, n in er(layers, 0.02).items()}
+    {'a': 0.0182, 'b': 0.435}
+    """
+    return _by_shape(groups, density, lambda out, inputs, kernel: out + inputs)
+
+
+def erk(groups: Mapping[str, Groups], density: float) -> Counts:
+    """As `er`, where the sides of a kernel count as well.
+
+    density(l) = min(1, epsilon * (in + out + height + width) / (in * out * height * width))
+
+    Source: Evci et al. 2020, arXiv 1911.11134, section 3.
+    """
+    return _by_shape(groups, density, lambda out, inputs, kernel: out + inputs + sum(kernel))
+
+
+def lamp(groups: Mapping[str, Groups], density: float) -> Counts:
+    """Keep globally by the layer-adaptive score; a weight never loses its largest group.
+
+    lamp(u) = s_u**2 / sum(s_v**2 for v in the same weight with s_v >= s_u), ties by flat index
 
     Source: Lee, Park, Mo, Ahn and Shin 2021, arXiv 2010.07611, eq. 1, with s = |w|.
 
-    >>> lamp({"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([0.2, 0.1])}, 0.5)
+    >>> tensors = {"a": torch.tensor([9.0, 8.0]), "b": torch.tensor([0.2, 0.1])}
+    >>> lamp({name: Groups.of(tensor) for name, tensor in tensors.items()}, 0.5)
     {'a': 1, 'b': 1}
     """
     adapted = {}
-    for name, score in scores.items():
-        squares = _relative(score.flatten().double().clamp(min=0)).square()
+    for name, group in groups.items():
+        squares = _relative(group.scores.double().clamp(min=0)).square()
         order = squares.sort(descending=True, stable=True).indices
         # The sum over all that are at least as large, the weight itself included: 1 for the first.
         ratios = squares[order] / squares[order].cumsum(0).clamp(min=torch.finfo(torch.double).tiny)
         if ratios.numel():
             ratios[0] = 1.0
-        adapted[name] = torch.empty_like(squares).index_copy_(0, order, ratios)
-        adapted[name][score.flatten() == -torch.inf] = -torch.inf  # gone already, never again
+        score = torch.empty_like(squares).index_copy_(0, order, ratios)
+        score[group.scores == -torch.inf] = -torch.inf
+        adapted[name] = Groups(score, group.size, group.shape)
     return global_(adapted, density)
 
 
-ALLOCATIONS: dict[str, Allocation] = {"global": global_, "uniform": uniform, "lamp": lamp}
+ALLOCATIONS: dict[str, Allocation] = {
+    "global": global_,
+    "uniform": uniform,
+    "er": er,
+    "erk": erk,
+    "lamp": lamp,
+}
 
 
-def per_layer(scores: Scores, densities: Mapping[str, float]) -> Counts:
-    """Keep a given share of each tensor: `round(density * n)` weights, halves to even."""
-    return {name: kept_count(scores[name].numel(), d) for name, d in densities.items()}
+def per_layer(groups: Mapping[str, Groups], densities: Mapping[str, float]) -> Counts:
+    """Keep a given share of each weight: `round(density * n)` groups, halves to even."""
+    return {name: kept_count(groups[name].count, d) for name, d in densities.items()}
 
 
 def kept_count(total: int, density: float) -> int:
@@ -91,33 +156,62 @@ def kept_count(total: int, density: float) -> int:
     return round(density * total)
 
 
-def masks_for(
-    scores: Scores, counts: Counts, densities: float | Mapping[str, float] | None = None
-) -> MaskSet:
-    """Masks that keep the `counts[name]` highest scores of each tensor, ties by flat index.
+def apportion(
+    groups: Mapping[str, Groups], densities: Mapping[str, float], density: float
+) -> Counts:
+    """Counts nearest to a density for each weight whose total is that of the density of all.
 
-    Args:
-        scores, counts: by name.
-        densities: what was asked for, all together or by name; said in the error alone.
-
-    Raises:
-        ConfigError: a score is NaN, or a tensor would be left empty.
+    The counts are rounded down; what is left of the total goes to the largest remainders, as far
+    as a whole group still fits.
     """
-    for name in counts:
-        if torch.isnan(scores[name]).any():
-            raise ConfigError(f"prune: the scores of {name!r} hold NaN, so they have no order")
-    masks = {}
-    for name, count in counts.items():
-        score = scores[name]
-        if count == 0 and score.numel():
-            asked = densities.get(name) if isinstance(densities, Mapping) else densities
-            raise ConfigError(
-                f"prune: {'this density' if asked is None else f'density {asked:.6g}'} leaves "
-                f"{name!r} empty (0 of {score.numel():,} weights). Raise the density, or use "
-                "another allocation (lamp, per layer)"
-            )
-        masks[name] = _highest(score.flatten(), count).view(score.shape)
-    return MaskSet(masks)
+    budget = _budget(groups, density)
+    exact = {name: densities[name] * g.count for name, g in groups.items()}
+    sizes = {name: g.size for name, g in groups.items()}
+    # A sum that is a hair below a whole number is that number.
+    counts = {name: math.floor(value + 1e-9) for name, value in exact.items()}
+    left = budget - sum(counts[name] * sizes[name] for name in counts)
+    for name in sorted(exact, key=lambda name: counts[name] - exact[name]):
+        if sizes[name] <= left and counts[name] < groups[name].count:
+            counts[name] += 1
+            left -= sizes[name]
+    return counts
+
+
+def _by_shape(
+    groups: Mapping[str, Groups],
+    density: float,
+    raw: Callable[[int, int, tuple[int, ...]], float],
+) -> Counts:
+    """Densities in proportion to `raw` / weights, none above 1, the total exact."""
+    kept_count(0, density)
+    shapes = {name: g.shape for name, g in groups.items()}
+    totals = {name: float(g.weights) for name, g in groups.items()}
+    shares = {}  # the weights that a layer would get at epsilon = 1
+    for name, shape in shapes.items():
+        out, inputs, *sides = (*shape, 1) if len(shape) == 1 else shape
+        shares[name] = float(raw(out, inputs, tuple(sides))) if totals[name] else 0.0
+    full: set[str] = set()
+    while True:
+        rest = sum(share for name, share in shares.items() if name not in full)
+        budget = density * sum(totals.values()) - sum(totals[name] for name in full)
+        epsilon = budget / rest if rest else 0.0
+        over = {n for n in shares if n not in full and epsilon * shares[n] > totals[n]}
+        if not over:
+            break
+        full |= over
+    densities = {
+        name: 1.0 if name in full or not totals[name] else epsilon * shares[name] / totals[name]
+        for name in groups
+    }
+    return apportion(groups, densities, density)
+
+
+def _budget(groups: Mapping[str, Groups], density: float) -> int:
+    return kept_count(sum(g.weights for g in groups.values()), density)
+
+
+def _scores(groups: Mapping[str, Groups], name: str) -> Tensor:
+    return groups[name].scores
 
 
 def _relative(scores: Tensor) -> Tensor:
@@ -126,14 +220,3 @@ def _relative(scores: Tensor) -> Tensor:
         return scores
     largest = scores.max().clamp(min=torch.finfo(scores.dtype).tiny)
     return (scores / largest).nan_to_num(nan=1.0)  # infinite / infinite
-
-
-def _highest(flat: Tensor, count: int) -> Tensor:
-    """True at the `count` highest of some numbers, ties by index; linear time."""
-    if count == 0:
-        return torch.zeros_like(flat, dtype=torch.bool)
-    threshold = flat.kthvalue(flat.numel() - count + 1).values
-    kept = flat > threshold
-    ties = (flat == threshold).nonzero().flatten()
-    kept[ties[: count - int(kept.sum())]] = True
-    return kept

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import nn
 from torch.optim import Optimizer
 
@@ -14,11 +13,12 @@ from tersor.core.masks import MaskSet
 from tersor.core.report import Report
 from tersor.core.tables import look_up
 from tersor.core.weights import Selectors
-from tersor.prune.allocation import ALLOCATIONS, Allocation, Counts, masks_for
-from tersor.prune.criteria import CRITERIA
-from tersor.prune.scoring import Criterion, Data
+from tersor.prune.allocation import Allocation
+from tersor.prune.patterns import Pattern
+from tersor.prune.ranking import Densities, Ranking
 from tersor.prune.schedules import SCHEDULES, Schedule
-from tersor.prune.transform import Density, counts_of, describe, resolve, scores_of
+from tersor.prune.scoring import Criterion, Data, as_scoring_data
+from tersor.prune.transform import Density, describe, resolve
 
 
 class GradualPruner:
@@ -34,13 +34,15 @@ class GradualPruner:
         schedule: a name of `SCHEDULES` or a function of their form.
         start, end: the window, in optimizer steps since the first `attach`.
         every: optimizer steps between two prunings.
-        criterion, allocation, data, select, ignore: as in `prune_`.
+        criterion, pattern, allocation, data, select, ignore: as in `prune_`. With "N:M" the pattern
+            holds from the first pruning on.
 
     Raises:
         ConfigError: an argument is out of range or unknown.
 
     Source: Zhu and Gupta 2017, arXiv 1710.01878, section 3.
 
+    >>> import torch
     >>> model = nn.Linear(10, 10)
     >>> optimizer = torch.optim.Adam(model.parameters())
     >>> pruner = GradualPruner(model, 0.1, end=4)
@@ -55,13 +57,14 @@ class GradualPruner:
     def __init__(
         self,
         model: nn.Module,
-        density: Density,
+        density: Density = None,
         *,
         end: int,
         start: int = 0,
         every: int = 1,
         schedule: str | Schedule = "cubic",
         criterion: str | Criterion = "magnitude",
+        pattern: str | Pattern = "element",
         allocation: str | Allocation = "global",
         data: Data = None,
         select: Selectors = None,
@@ -71,13 +74,14 @@ class GradualPruner:
             raise ConfigError(f"every: {every}; expected at least 1 optimizer step")
         if start < 0:
             raise ConfigError(f"start: {start}; expected 0 or more optimizer steps")
-        weights, self._densities, skipped = resolve(model, density, select=select, ignore=ignore)
-        self._model, self._weights, self._skipped, self._data = model, weights, skipped, data
+        units, weights, self._densities, self._skipped = resolve(
+            model, density, pattern=pattern, select=select, ignore=ignore
+        )
+        self._model, self._weights = model, weights
         self._start, self._end, self._every = start, end, every
         # A reversed window or an unknown name is an error now, not at the first step.
         self._schedule = look_up("schedule", schedule, SCHEDULES)
-        self._criterion = look_up("criterion", criterion, CRITERIA)
-        self._allocation = look_up("allocation", allocation, ALLOCATIONS)
+        self._ranking = Ranking.named(units, criterion, allocation, as_scoring_data(data))
         self._at(0)
         self.step = 0
         self.masks = MaskSet.full(weights)
@@ -128,30 +132,12 @@ class GradualPruner:
             self._prune()
 
     def _prune(self) -> None:
-        scores = scores_of(self._criterion, self._model, self._data, self._weights)
-        for name, mask in self.masks.items():
-            # Below every live score, also below a live zero: masks of later steps are nested.
-            scores[name] = scores[name].masked_fill(~mask.to(scores[name].device), -torch.inf)
-        densities = self._at(self.step)
-        counts = counts_of(self._allocation, scores, densities)
-        self.masks = masks_for(scores, _within(counts, self.masks), densities)
+        self.masks = self._ranking.masks(self._model, self.masks, self._at(self.step))
         self._hold = self.masks.holder(self._model)
 
-    def _at(self, step: int) -> float | dict[str, float]:
+    def _at(self, step: int) -> Densities:
         """The density, or the one of each weight, that the schedule gives for a step."""
         window = {"start": self._start, "end": self._end}
         if isinstance(self._densities, dict):
             return {n: self._schedule(step, final=d, **window) for n, d in self._densities.items()}
         return self._schedule(step, final=self._densities, **window)
-
-
-def _within(counts: Counts, masks: MaskSet) -> Counts:
-    """The same total, but in no tensor more than is left there (rounding can ask for one more)."""
-    left = {name: int(mask.sum()) for name, mask in masks.items()}
-    capped = {name: min(count, left[name]) for name, count in counts.items()}
-    missing = sum(counts.values()) - sum(capped.values())
-    for name in capped:
-        extra = min(missing, left[name] - capped[name])
-        capped[name] += extra
-        missing -= extra
-    return capped

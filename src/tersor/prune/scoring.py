@@ -1,10 +1,11 @@
-"""What a criterion is given (model, data, loss, seed) and what it gives: a score for each weight."""
+"""What a criterion is given (model, data, loss, seed) and what it gives: scores, higher = keep."""
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -13,6 +14,8 @@ from torch import Tensor, nn
 from tersor.core.errors import ConfigError
 from tersor.core.seeding import generator, rng_state, set_rng_state
 from tersor.core.weights import Weight
+
+T = TypeVar("T")
 
 Scores = Mapping[str, Tensor]
 """Qualified weight name to a float tensor of the weight's shape, higher = keep."""
@@ -122,18 +125,18 @@ def mean_gradients(
     return means
 
 
-class Lazily(Mapping[str, Tensor]):
-    """Tensors by name that are made when asked for, so that a large model's never stand together.
+class Lazily(Mapping[str, T]):
+    """Things by name that are made when asked for, so that a large model's never stand together.
 
     >>> scores = Lazily({"a": lambda: torch.ones(2)})
     >>> list(scores), scores["a"]
     (['a'], tensor([1., 1.]))
     """
 
-    def __init__(self, makers: Mapping[str, Callable[[], Tensor]]) -> None:
+    def __init__(self, makers: Mapping[str, Callable[[], T]]) -> None:
         self._makers = makers
 
-    def __getitem__(self, name: str) -> Tensor:
+    def __getitem__(self, name: str) -> T:
         return self._makers[name]()
 
     def __iter__(self) -> Iterator[str]:
