@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import torch
+import dataclasses
+
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
-from tersor.core.weights import Weight, prunable
+from tersor.core.weights import prunable
 from tersor.prune.criteria.entries import precise
-from tersor.prune.criteria.twice import twice_differentiable
-from tersor.prune.scoring import Scores, ScoringData
+from tersor.prune.criteria.twice import mean_product
+from tersor.prune.scoring import Scores, ScoringData, mean_gradients
 
 
 def grasp(model: nn.Module, data: ScoringData, *, temperature: float = 200.0) -> Scores:
@@ -17,7 +18,7 @@ def grasp(model: nn.Module, data: ScoringData, *, temperature: float = 200.0) ->
 
     g = dL/dw and H its Hessian, over all scored weights together, L the mean loss of
     outputs / temperature. To first order |g|**2 falls by 2 w_j (H g)_j when w_j goes.
-    Two forward and two backward passes over the data (the second one twice differentiated).
+    Two passes over the data, the second with two backward passes.
 
     Args:
         temperature: the outputs, logits, are divided by it; above 0.
@@ -32,35 +33,14 @@ def grasp(model: nn.Module, data: ScoringData, *, temperature: float = 200.0) ->
     """
     if not temperature > 0:
         raise ConfigError(f"grasp: temperature {temperature}; expected a number above 0")
+
+    def cooled(outputs: Tensor, targets: Tensor) -> Tensor:
+        return data.loss(outputs / temperature, targets)
+
     weights = prunable(model)
-    with twice_differentiable(model, weights):
-        gradients = _mean(model, weights, data, temperature, None)
-        products = _mean(model, weights, data, temperature, gradients)
+    cool = dataclasses.replace(data, loss=cooled)
+    gradients = mean_gradients(model, weights, cool, "grasp")
+    products = mean_product(model, weights, cool, gradients, "grasp")
     return {
-        w.name: precise(w.parameter.detach()) * h for w, h in zip(weights, products, strict=True)
+        w.name: precise(w.parameter.detach()) * p for w, p in zip(weights, products, strict=True)
     }
-
-
-def _mean(
-    model: nn.Module,
-    weights: list[Weight],
-    data: ScoringData,
-    temperature: float,
-    vector: list[Tensor] | None,
-) -> list[Tensor]:
-    """The gradient of the mean loss, or its Hessian times a vector, over all samples."""
-    parameters = [weight.parameter for weight in weights]
-    sums: list[Tensor] = []
-    samples = 0
-    for inputs, targets in data.each(model, "grasp"):
-        loss = data.loss(model(inputs) / temperature, targets)
-        found = torch.autograd.grad(
-            loss, parameters, create_graph=vector is not None, materialize_grads=True
-        )
-        if vector is not None:
-            flow = torch.stack([(g * v).sum() for g, v in zip(found, vector, strict=True)]).sum()
-            found = torch.autograd.grad(flow, parameters, materialize_grads=True)
-        samples += len(inputs)
-        scaled = [g.detach() * len(inputs) for g in found]
-        sums = [s.add_(g) for s, g in zip(sums, scaled, strict=True)] if sums else scaled
-    return [total.div_(samples) for total in sums]

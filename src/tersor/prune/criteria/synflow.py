@@ -31,11 +31,11 @@ def synflow(model: nn.Module, data: ScoringData) -> Scores:
     >>> torch.allclose(scores["0.weight"].sum(), scores["1.weight"].sum())
     True
     """
+    ones = ones_input(model, data, "synflow")
     positive = copy.deepcopy(model).double()
     with torch.no_grad():
         for tensor in (*positive.parameters(), *positive.buffers()):
             tensor.abs_()
-    ones = _ones(model, data)
     weights = prunable(positive)
     with differentiable(positive, weights):
         flow = positive(ones).sum()
@@ -51,17 +51,22 @@ def synflow(model: nn.Module, data: ScoringData) -> Scores:
     return {w.name: g * w.parameter.detach() for w, g in zip(weights, gradients, strict=True)}
 
 
-def _ones(model: nn.Module, data: ScoringData) -> Tensor:
+def ones_input(model: nn.Module, data: ScoringData, criterion: str) -> Tensor:
+    """One sample of ones, in float64, of the shape that the first batch has.
+
+    Raises:
+        ConfigError: there is no batch, or its inputs are indices.
+    """
     inputs, _ = next(iter(data.batches or ()), (None, None))
     if inputs is None:
         raise ConfigError(
-            "criterion 'synflow' takes the shape of an input from the first batch, no value of "
-            "it, and there is none; expected data=[(inputs, targets)], zeros will do"
+            f"criterion {criterion!r} takes the shape of an input from the first batch, no value "
+            "of it, and there is none; expected data=[(inputs, targets)], zeros will do"
         )
     if not inputs.is_floating_point():
         raise ConfigError(
-            f"criterion 'synflow' feeds ones, but the inputs are of {inputs.dtype}: indices, of "
-            "which 1 is one like any other. Score the part of the model above its embedding"
+            f"criterion {criterion!r} feeds ones, but the inputs are of {inputs.dtype}: indices, "
+            "of which 1 is one like any other. Score the part of the model above its embedding"
         )
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     return torch.ones(1, *inputs.shape[1:], dtype=torch.double, device=device)
