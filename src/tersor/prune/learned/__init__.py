@@ -6,7 +6,7 @@ exact zeros by `finalize_`.
 """
 
 from tersor.prune.learned.finalizing import LearnedLayer, LearnedMask, finalize_
-from tersor.prune.learned.groups import GROUPS, Groups, group_norms, group_size, spanned
+from tersor.prune.learned.groups import group_norms, grouped, position
 from tersor.prune.learned.hard_concrete import HardConcrete, expected_l0, hard_concrete_
 from tersor.prune.learned.information_bottleneck import bottleneck, information_bottleneck_
 from tersor.prune.learned.normal_jeffreys import normal_jeffreys_, normal_jeffreys_divergence
@@ -47,11 +47,9 @@ PREPARATIONS = {
 """Name of a method to what prepares a model for it, and its penalty."""
 
 __all__ = [
-    "GROUPS",
     "PENALTIES",
     "PREPARATIONS",
     "PROX",
-    "Groups",
     "HardConcrete",
     "LearnedLayer",
     "LearnedMask",
@@ -68,8 +66,8 @@ __all__ = [
     "finalize_",
     "group_lasso",
     "group_norms",
-    "group_size",
     "group_soft_threshold",
+    "grouped",
     "hard_concrete_",
     "hard_threshold",
     "information_bottleneck_",
@@ -77,9 +75,9 @@ __all__ = [
     "log_uniform_divergence",
     "normal_jeffreys_",
     "normal_jeffreys_divergence",
+    "position",
     "shrink",
     "soft_threshold",
-    "spanned",
     "structured_sparsity",
     "variational_dropout_",
     "weight_decay",

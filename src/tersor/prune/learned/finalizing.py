@@ -19,7 +19,7 @@ class LearnedMask(Protocol):
     """A parametrization of a weight that knows which weights it keeps."""
 
     def kept(self) -> Tensor:
-        """True where a weight is kept, in eval mode; it broadcasts to the weight's shape."""
+        """True where a weight is kept, in eval mode; as many entries in the weight's order."""
         ...
 
     def thaw(self, layer: nn.Module, name: str) -> None:
@@ -115,7 +115,7 @@ def _from_parametrizations(module: nn.Module, path: str) -> Iterator[tuple[str, 
         training = module.training
         module.eval()
         shape = getattr(module, name).shape
-        mask = part.kept().expand(shape).clone()
+        mask = part.kept().reshape(shape).clone()
         parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         module.train(training)
         part.thaw(module, name)

@@ -14,8 +14,9 @@ from torch.nn.utils import parametrize
 from tersor.core.errors import ConfigError
 from tersor.core.report import Report
 from tersor.core.weights import Selectors
-from tersor.prune.learned.groups import Groups, group_size, spanned
+from tersor.prune.learned.groups import Grouped, grouped
 from tersor.prune.learned.layers import maskable, prepared
+from tersor.prune.patterns import Pattern
 
 BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 """Temperature and the ends to which the sigmoid is stretched, before it is cut to [0, 1]."""
@@ -24,7 +25,7 @@ BETA, GAMMA, ZETA = 2 / 3, -0.1, 1.1
 def hard_concrete_(
     model: nn.Module,
     *,
-    groups: Groups = "element",
+    pattern: str | Pattern = "element",
     open_at_start: float = 0.9,
     select: Selectors = None,
     ignore: Selectors = None,
@@ -36,7 +37,7 @@ def hard_concrete_(
     on `loss + strength * expected_l0(model)`, then `finalize_(model)`.
 
     Args:
-        groups: a name of `GROUPS`, or the dimensions that a group spans; one gate a group.
+        pattern: what has one gate: "element", "row", "channel", "kernel", "4x1", or a function.
         open_at_start: the probability that the relaxed gate s is above one half, at the start.
         select, ignore: which weights take part; of them those of Linear and Conv2d.
 
@@ -44,29 +45,29 @@ def hard_concrete_(
         A report: how many gates each weight has, and what was skipped.
 
     Raises:
-        ConfigError: `open_at_start` is not between 0 and 1, the groups are unknown, or no weight
-            can take part.
+        ConfigError: `open_at_start` is not between 0 and 1, the pattern is unknown, or no
+            weight can take part.
 
     Source: Louizos, Welling and Kingma 2018, arXiv 1712.01312, eq. 10 to 13 and their BETA, GAMMA,
         ZETA. Differences: log_alpha starts at one value, without their jitter of 0.01, as the
         gates' own noise tells them apart; one draw of the gates serves a whole batch.
 
     >>> model = nn.Linear(20, 10)
-    >>> _ = hard_concrete_(model, groups="row", open_at_start=0.5)
+    >>> _ = hard_concrete_(model, pattern="row", open_at_start=0.5)
     >>> round(expected_l0(model).item(), 1)  # of 200
     166.4
     """
     if not 0 < open_at_start < 1:
         raise ConfigError(f"open_at_start: {open_at_start}; expected between 0 and 1")
     weights, skipped = maskable(model, select=select, ignore=ignore)
-    dims = [spanned(weight, groups) for weight in weights]
+    found, unfit = grouped(weights, pattern)
     start = math.log(open_at_start / (1 - open_at_start))
     rows = []
-    for weight, spans in zip(weights, dims, strict=True):
-        gate = HardConcrete(weight.parameter, spans, start)
-        parametrize.register_parametrization(weight.module, "weight", gate)
-        rows.append((weight, gate.log_alpha.numel()))
-    return prepared("Hard concrete gates", rows, skipped, column="gates")
+    for part in found:
+        rows.append((part.weight, part.count))
+        gate = HardConcrete(part, start)
+        parametrize.register_parametrization(part.weight.module, "weight", gate)
+    return prepared("Hard concrete gates", rows, skipped | unfit, column="gates")
 
 
 def expected_l0(model: nn.Module) -> Tensor:
@@ -89,19 +90,18 @@ class HardConcrete(nn.Module):
     """The parametrization that `hard_concrete_` puts on a weight.
 
     Args:
-        weight: `(out, in, *kernel)`.
-        dims: the dimensions that a group spans.
+        groups: of the weight.
         log_alpha: of every gate at the start.
     """
 
-    def __init__(self, weight: Tensor, dims: tuple[int, ...], log_alpha: float) -> None:
+    def __init__(self, groups: Grouped, log_alpha: float) -> None:
         super().__init__()
-        shape = [1 if dim in dims else side for dim, side in enumerate(weight.shape)]
-        self.log_alpha = nn.Parameter(weight.detach().new_full(shape, log_alpha))
-        self.size = group_size(weight.shape, dims)
+        shape = [1 if dim in groups.dims else n for dim, n in enumerate(groups.shape)]
+        self.log_alpha = nn.Parameter(groups.weight.parameter.detach().new_full(shape, log_alpha))
+        self.shape, self.size = groups.shape, groups.size
 
     def forward(self, weight: Tensor) -> Tensor:
-        return weight * self.gate()
+        return weight * self._spread(self.gate()).reshape(weight.shape)
 
     def gate(self) -> Tensor:
         """One draw in training mode, the deterministic gate in eval mode."""
@@ -118,7 +118,11 @@ class HardConcrete(nn.Module):
 
     def kept(self) -> Tensor:
         """True where the gate of eval mode is not zero."""
-        return self.log_alpha.detach().sigmoid() * (ZETA - GAMMA) + GAMMA > 0
+        return self._spread(self.log_alpha.detach().sigmoid() * (ZETA - GAMMA) + GAMMA > 0)
 
     def thaw(self, layer: nn.Module, name: str) -> None:
         """Nothing was frozen."""
+
+    def _spread(self, values: Tensor) -> Tensor:
+        """A value for each group as one for each weight, in the shape of the groups."""
+        return values.expand(self.shape)

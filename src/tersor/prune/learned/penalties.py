@@ -15,7 +15,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from tersor.core.errors import ConfigError
 from tersor.core.weights import Selectors, prunable
-from tersor.prune.learned.groups import Groups, group_norms, group_size, spanned
+from tersor.prune.learned.groups import grouped
+from tersor.prune.patterns import Pattern
 
 Penalty = Callable[[nn.Module], Tensor]
 """A model to a scalar, 0 or more, that can be differentiated by the model's parameters."""
@@ -106,7 +107,7 @@ def elimination_and_decay(
 def group_lasso(
     model: nn.Module,
     *,
-    groups: Groups = "row",
+    pattern: str | Pattern = "row",
     select: Selectors = None,
     ignore: Selectors = None,
 ) -> Tensor:
@@ -116,54 +117,50 @@ def group_lasso(
     becomes exactly zero; `Proximal(prox="group_lasso")` does that.
 
     Args:
-        groups: a name of `GROUPS`, or the dimensions that a group spans.
+        pattern: what a group is: "row", "channel", "kernel", "layer", "4x1" or a function; weights
+            that it does not fit take no part.
         select, ignore: as in `l1`.
 
     Raises:
-        ConfigError: the groups are unknown, or a weight has no such dimension.
+        ConfigError: the pattern is unknown, or fits no weight.
 
     Source: Yuan and Lin 2006, eq. 2.1, with their sqrt(p_j); Lebedev and Lempitsky 2016, arXiv
-        1506.02515, eq. 4, where the groups are "position" and all of one size.
+        1506.02515, eq. 4, where the pattern is `position` and all groups are of one size.
 
     >>> layer = nn.Linear(4, 2)
     >>> _ = layer.weight.data.copy_(torch.tensor([[3.0, 0, 4, 0], [0, 0, 0, 0]]))
-    >>> group_lasso(layer, groups="row").item()
+    >>> group_lasso(layer, pattern="row").item()
     10.0
     """
-    parts = []
-    for weight in prunable(model, select=select, ignore=ignore):
-        dims = spanned(weight, groups)
-        scale = math.sqrt(group_size(weight.shape, dims))
-        parts.append(scale * group_norms(weight.parameter, dims))
-    return _total(parts)
+    found, _ = grouped(prunable(model, select=select, ignore=ignore), pattern)
+    return _total(math.sqrt(part.size) * part.norms() for part in found)
 
 
 def structured_sparsity(
     model: nn.Module,
     *,
     rows: float = 1.0,
-    columns: float = 1.0,
+    channels: float = 1.0,
     select: Selectors = None,
     ignore: Selectors = None,
 ) -> Tensor:
-    """rows * sum(||w_row||_2) + columns * sum(||w_column||_2): filters and channels together.
+    """rows * sum(||w_row||_2) + channels * sum(||w_channel||_2): filters and channels together.
 
-    Each weight lies in one row and one column, so both pull at it. Filter n of a layer and channel
+    Each weight lies in one row and one channel, so both pull at it. Filter n of a layer and channel
     n of the next one make one unit; where either is zero, the other is of no use.
 
     Args:
-        rows, columns: lambda_n and lambda_c of the paper.
+        rows, channels: lambda_n and lambda_c of the paper.
         select, ignore: as in `l1`.
 
     Source: Wen, Wu, Wang, Chen and Li 2016, arXiv 1608.03665, eq. 2. As there, and unlike
-        `group_lasso`, without sqrt(size). Their filter shapes are `groups="position"`, the depth
-        is `groups="layer"`.
+        `group_lasso`, without sqrt(size). Their filter shapes are the pattern `position`, their
+        depth is "layer".
     """
-    parts = []
-    for weight in prunable(model, select=select, ignore=ignore):
-        parts.append(rows * group_norms(weight.parameter, spanned(weight, "row")))
-        parts.append(columns * group_norms(weight.parameter, spanned(weight, "column")))
-    return _total(parts)
+    weights = prunable(model, select=select, ignore=ignore)
+    of_rows = _total(part.norms() for part in grouped(weights, "row")[0])
+    of_channels = _total(part.norms() for part in grouped(weights, "channel")[0])
+    return rows * of_rows + channels * of_channels
 
 
 def batch_norm_scales(model: nn.Module) -> Tensor:

@@ -6,7 +6,7 @@ prox(w) = argmin over x of ||x - w||**2 / 2 + threshold * penalty(x), threshold 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -18,13 +18,14 @@ from tersor.core.hooks import Attachment, require_owned, unwrap
 from tersor.core.masks import MaskSet
 from tersor.core.report import Report
 from tersor.core.tables import look_up
-from tersor.core.weights import Selectors, Weight, survey
+from tersor.core.weights import Selectors, survey
 from tersor.prune.learned.finalizing import describe
-from tersor.prune.learned.groups import Dims, Groups, group_norms, group_size, spanned
+from tersor.prune.learned.groups import Dims, Grouped, group_norms, group_size, grouped
 from tersor.prune.learned.ramp import Ramp
+from tersor.prune.patterns import Pattern
 
 Prox = Callable[[Tensor, float, Dims], Tensor]
-"""Weight, threshold and the dimensions that a group spans, to the new weight."""
+"""Weights, threshold and the dimensions that a group spans, to the new weights."""
 
 
 def soft_threshold(weight: Tensor, threshold: float, dims: Dims = ()) -> Tensor:
@@ -83,14 +84,15 @@ class Proximal:
     """Proximal gradient descent: a step of the optimizer, then the prox with its learning rate.
 
     The zeros are exact after every step, and a weight that is zero can come back. Several of them
-    act one after the other (rows and columns: structured sparsity learning); that is the
+    act one after the other (rows and channels: structured sparsity learning); that is the
     incremental proximal method, not the prox of the sum.
 
     Args:
         model: the model that the optimizer trains; changed in place.
         strength: lambda; the threshold is strength * learning rate of the weight's group.
         prox: a name of `PROX` or a function of their form.
-        groups: a name of `GROUPS`, or the dimensions that a group spans.
+        pattern: what a group is: "element", "row", "channel", "kernel", "layer", "4x1", or a
+            function; weights that it does not fit are left alone.
         start, warm_up: optimizer steps until it begins, and then until it is whole.
         select, ignore: which weights take part, as in `tersor.core.prunable`.
 
@@ -117,15 +119,16 @@ class Proximal:
         strength: float,
         *,
         prox: str | Prox = "l1",
-        groups: Groups = "element",
+        pattern: str | Pattern = "element",
         start: int = 0,
         warm_up: int = 0,
         select: Selectors = None,
         ignore: Selectors = None,
     ) -> None:
         self._model = model
-        self._weights, self._skipped = survey(model, select=select, ignore=ignore)
-        self._dims = [spanned(weight, groups) for weight in self._weights]
+        weights, skipped = survey(model, select=select, ignore=ignore)
+        self._groups, unfit = grouped(weights, pattern)
+        self._weights, self._skipped = [part.weight for part in self._groups], skipped | unfit
         self._prox = look_up("prox", prox, PROX)
         self._ramp = Ramp(strength, start, warm_up)
         self.step = 0
@@ -147,8 +150,8 @@ class Proximal:
             ConfigError: the optimizer does not step one of the weights.
         """
         require_owned(optimizer, [(w.name, w.parameter) for w in self._weights])
-        owners = list(owning_groups(optimizer, self._weights))
-        return Attachment(optimizer, after=lambda: self._after_step(owners))
+        rates = rates_of(optimizer, self._groups)
+        return Attachment(optimizer, after=lambda: self._after_step(rates))
 
     def state_dict(self) -> dict[str, Any]:
         """The steps done; the zeros are in the weights."""
@@ -163,18 +166,21 @@ class Proximal:
         return describe("Proximal training", self._weights, self.masks, self._skipped)
 
     @torch.no_grad()
-    def _after_step(self, owners: list[dict[str, Any]]) -> None:
+    def _after_step(self, rates: list[Rate]) -> None:
         strength = self._ramp(self.step)
         self.step += 1
         if strength == 0:
             return
-        for weight, dims, owner in zip(self._weights, self._dims, owners, strict=True):
-            parameter = weight.parameter
-            parameter.copy_(self._prox(parameter, strength * float(owner["lr"]), dims))
+        for part, rate in zip(self._groups, rates, strict=True):
+            values = part.view()
+            values.copy_(self._prox(values, strength * rate(), part.dims))
 
 
-def owning_groups(optimizer: Optimizer, weights: list[Weight]) -> Iterator[dict[str, Any]]:
-    """The optimizer's parameter group of each weight: there stands its learning rate."""
-    groups = {id(p): group for group in unwrap(optimizer).param_groups for p in group["params"]}
-    frozen = {"lr": 0.0}  # a weight that is not trained is not shrunk
-    return (groups.get(id(weight.parameter), frozen) for weight in weights)
+Rate = Callable[[], float]
+
+
+def rates_of(optimizer: Optimizer, groups: list[Grouped]) -> list[Rate]:
+    """For each weight what tells its learning rate as it is now; 0 if it is not trained."""
+    owners = {id(p): owner for owner in unwrap(optimizer).param_groups for p in owner["params"]}
+    found = [owners.get(id(part.weight.parameter), {"lr": 0.0}) for part in groups]
+    return [lambda owner=owner: float(owner["lr"]) for owner in found]  # type: ignore[misc]

@@ -18,8 +18,9 @@ from tersor.core.report import Report
 from tersor.core.tables import look_up
 from tersor.core.weights import Selectors, survey
 from tersor.prune.learned.finalizing import describe
-from tersor.prune.learned.groups import Groups, spanned
-from tersor.prune.learned.proximal import PROX, Prox, owning_groups
+from tersor.prune.learned.groups import grouped
+from tersor.prune.learned.proximal import PROX, Prox, Rate, rates_of
+from tersor.prune.patterns import Pattern
 
 
 class PruningAware:
@@ -37,7 +38,7 @@ class PruningAware:
         heal: optimizer steps after which the zeros are frozen, more than `start`.
         start: optimizer steps of plain training.
         prox: a name of `PROX` or a function of their form.
-        groups: a name of `GROUPS`, or the dimensions that a group spans.
+        pattern: what a group is, as in `Proximal`.
         select, ignore: which weights take part, as in `tersor.core.prunable`.
 
     Raises:
@@ -68,7 +69,7 @@ class PruningAware:
         heal: int,
         start: int = 0,
         prox: str | Prox = "group_lasso",
-        groups: Groups = "element",
+        pattern: str | Pattern = "element",
         select: Selectors = None,
         ignore: Selectors = None,
     ) -> None:
@@ -77,8 +78,9 @@ class PruningAware:
         if not 0 <= start < heal:
             raise ConfigError(f"start {start}, heal {heal}; expected 0 <= start < heal, in steps")
         self._model, self._strength, self._start, self._heal = model, strength, start, heal
-        self._weights, self._skipped = survey(model, select=select, ignore=ignore)
-        self._dims = [spanned(weight, groups) for weight in self._weights]
+        weights, skipped = survey(model, select=select, ignore=ignore)
+        self._groups, unfit = grouped(weights, pattern)
+        self._weights, self._skipped = [part.weight for part in self._groups], skipped | unfit
         self._prox = look_up("prox", prox, PROX)
         self.step = 0
         self._rates = [0.0] * len(self._weights)  # summed since `start`
@@ -102,8 +104,8 @@ class PruningAware:
             ConfigError: the optimizer does not step one of the weights.
         """
         require_owned(optimizer, [(w.name, w.parameter) for w in self._weights])
-        owners = list(owning_groups(optimizer, self._weights))
-        return Attachment(optimizer, before=self._reveal, after=lambda: self._after_step(owners))
+        rates = rates_of(optimizer, self._groups)
+        return Attachment(optimizer, before=self._reveal, after=lambda: self._after_step(rates))
 
     def state_dict(self) -> dict[str, Any]:
         """The steps done, the summed rates, the hidden weights or the frozen zeros."""
@@ -133,16 +135,15 @@ class PruningAware:
                 weight.parameter.copy_(self._hidden[weight.name])
 
     @torch.no_grad()
-    def _after_step(self, owners: list[dict[str, Any]]) -> None:
+    def _after_step(self, rates: list[Rate]) -> None:
         self.step += 1
         if self._frozen is not None:
             self._frozen.apply(self._model)
         elif self.step > self._start:
-            for index, (weight, dims) in enumerate(zip(self._weights, self._dims, strict=True)):
-                self._rates[index] += float(owners[index]["lr"])
-                hidden = weight.parameter.clone()
-                threshold = self._strength * self._rates[index]
-                weight.parameter.copy_(self._prox(hidden, threshold, dims))
-                self._hidden[weight.name] = hidden
+            for index, (part, rate) in enumerate(zip(self._groups, rates, strict=True)):
+                self._rates[index] += rate()
+                values = part.view()
+                self._hidden[part.weight.name] = part.weight.parameter.clone()
+                values.copy_(self._prox(values, self._strength * self._rates[index], part.dims))
             if self.finished:
                 self._frozen, self._hidden = self.masks, {}
