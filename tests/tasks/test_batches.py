@@ -76,6 +76,33 @@ def test_worker_processes_can_be_given_the_loader():
     assert order(loader) == list(range(6))
 
 
+def double(inputs: torch.Tensor) -> torch.Tensor:
+    return 2 * inputs
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_inputs_are_prepared_a_batch_at_a_time_and_stay_stored_as_they_are(workers):
+    inputs, targets = numbers(6)
+    plain = evaluation_loader(inputs, targets, prepare=double)
+    loader = DataLoader(plain.dataset, 4, collate_fn=plain.collate_fn, num_workers=workers)
+    assert [(x[:, 0].tolist(), y.tolist()) for x, y in loader] == [
+        ([0, 2, 4, 6], [0, 1, 2, 3]),
+        ([8, 10], [4, 5]),
+    ]
+    assert plain.dataset[3][0].tolist() == [6, -6]
+    assert torch.equal(plain.dataset.inputs, numbers(6)[0])
+
+
+def test_training_inputs_are_prepared_anew_in_each_epoch():
+    inputs, targets = torch.zeros(8, 1), torch.arange(8)
+    loader = training_loader(inputs, targets, batch_size=8, prepare=torch.rand_like)
+    torch.manual_seed(3)
+    first, second, again = [x for _ in range(3) for x, _ in loader]
+    torch.manual_seed(3)
+    assert torch.equal(next(iter(loader))[0], first)
+    assert not torch.equal(second, again)
+
+
 @pytest.mark.parametrize(("count", "held_out"), [(10, (2, 3)), (5, (5,)), (7, ())])
 def test_split_parts_are_disjoint_and_complete(count, held_out):
     parts = split(count, held_out, torch.Generator().manual_seed(0))

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -13,36 +13,53 @@ EVALUATION_BATCH = 1000
 """Samples a batch where no gradients are needed; the result does not depend on it."""
 
 
-class InMemory(Dataset[tuple[Tensor, Tensor]]):
-    """Inputs (N, *) and targets (N,) in memory; a list of indices gives a whole batch."""
+Prepare: TypeAlias = Callable[[Tensor], Tensor]
+"""Stored inputs of a batch to those that a network is given; may draw random numbers."""
 
-    def __init__(self, inputs: Tensor, targets: Tensor) -> None:
+
+class InMemory(Dataset[tuple[Tensor, Tensor]]):
+    """Inputs (N, *) and targets (N,) in memory; a list of indices gives a whole batch.
+
+    Args:
+        inputs, targets: as they are stored.
+        prepare: done to the inputs of a batch whenever it is made; by default nothing is.
+    """
+
+    def __init__(self, inputs: Tensor, targets: Tensor, prepare: Prepare | None = None) -> None:
         self.inputs = inputs
         self.targets = targets
+        self.prepare = prepare
 
     def __len__(self) -> int:
         return len(self.inputs)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        return self.inputs[index], self.targets[index]
+        inputs, targets = self.__getitems__([index])
+        return inputs[0], targets[0]
 
     def __getitems__(self, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
         """A batch: DataLoader asks for it where it is there, and hands it to `collate_fn`."""
         index = torch.tensor(indices)
-        return self.inputs.index_select(0, index), self.targets.index_select(0, index)
+        inputs = self.inputs.index_select(0, index)
+        if self.prepare is not None:
+            inputs = self.prepare(inputs)
+        return inputs, self.targets.index_select(0, index)
 
 
 def training_loader(
-    inputs: Tensor, targets: Tensor, *, batch_size: int
+    inputs: Tensor, targets: Tensor, *, batch_size: int, prepare: Prepare | None = None
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Batches in an order that torch's global generator decides, a new one each epoch."""
-    data = InMemory(inputs, targets)
+    data = InMemory(inputs, targets, prepare)
     return DataLoader(data, batch_size=batch_size, shuffle=True, collate_fn=_as_it_is)
 
 
-def evaluation_loader(inputs: Tensor, targets: Tensor) -> DataLoader[tuple[Tensor, Tensor]]:
+def evaluation_loader(
+    inputs: Tensor, targets: Tensor, *, prepare: Prepare | None = None
+) -> DataLoader[tuple[Tensor, Tensor]]:
     """Large batches in the order of the data."""
-    return DataLoader(InMemory(inputs, targets), EVALUATION_BATCH, collate_fn=_as_it_is)
+    data = InMemory(inputs, targets, prepare)
+    return DataLoader(data, EVALUATION_BATCH, collate_fn=_as_it_is)
 
 
 def split(count: int, held_out: Sequence[int], generator: torch.Generator) -> list[Tensor]:

@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 
 from tersor.core.errors import ConfigError, did_you_mean
+from tersor.tasks.cifar import cifar10
 from tersor.tasks.digits import digits
 from tersor.tasks.mnist import fashion_mnist, mnist
 from tersor.tasks.task import Task
@@ -14,6 +15,7 @@ TASKS: dict[str, Callable[[str | os.PathLike[str] | None, int | None], Task]] = 
     "digits": digits,
     "mnist": mnist,
     "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
 }
 """Name of a task to the function that loads it, called with data folder and batch size."""
 
@@ -28,15 +30,16 @@ def load_task(
 
     Args:
         name: a key of `TASKS`.
-        data_dir: the folder of the data, or one that holds it as `mnist` or `fashion-mnist`;
-            without it the environment variable TERSOR_DATA, else `data`. Digits need none.
+        data_dir: the folder of the data, or one that holds it as `mnist`, `fashion-mnist` or
+            `cifar10`; without it the environment variable TERSOR_DATA, else `data`. Digits need
+            none.
         batch_size: samples a training batch; by default 128, for digits 64. torch's global
             generator decides their order: `torch.manual_seed` before an epoch fixes it.
 
     Raises:
         ConfigError: there is no task of this name, or `batch_size` is below 1.
         DataError: a file is missing, damaged or another one.
-        MissingExtraError: digits without scikit-learn.
+        MissingExtraError: digits without scikit-learn, or cifar10 without Pillow.
 
     >>> task = load_task("digits")
     >>> task.example_input.shape, len(task.test.dataset)

@@ -7,7 +7,6 @@ bytes big endian, then the values, last dimension fastest.
 from __future__ import annotations
 
 import gzip
-import hashlib
 import math
 import struct
 import zlib
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from tersor.core.errors import DataError
+from tersor.tasks.data_files import read_checked
 
 _UNSIGNED_BYTE = 8
 
@@ -33,16 +33,7 @@ def read_idx(path: Path, *, sha256: str, shape: tuple[int, ...]) -> Tensor:
     Raises:
         DataError: the checksum is another one, or the file is cut off or no idx file of `shape`.
     """
-    try:
-        packed = path.read_bytes()
-    except OSError as error:
-        raise DataError(f"{path}: cannot be read ({error.strerror})") from error
-    found = hashlib.sha256(packed).hexdigest()
-    if found != sha256:
-        raise DataError(
-            f"{path}: SHA-256 is {found}, expected {sha256}. "
-            "The file is damaged or another one: get it again"
-        )
+    packed = read_checked(path, sha256)
     try:
         data = gzip.decompress(packed)
     except (OSError, EOFError, zlib.error) as error:

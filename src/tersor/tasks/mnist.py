@@ -2,20 +2,16 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from tersor.core.errors import DataError
 from tersor.core.seeding import generator
 from tersor.tasks.batches import evaluation_loader, split, training_loader
+from tersor.tasks.data_files import Folder, find_files
 from tersor.tasks.idx import read_idx
 from tersor.tasks.task import Task
-
-Folder = str | os.PathLike[str]
 
 TRAIN_IMAGES = "train-images-idx3-ubyte.gz"
 TRAIN_LABELS = "train-labels-idx1-ubyte.gz"
@@ -87,8 +83,7 @@ def load_idx_set(
     source: IdxSet, data_dir: Folder | None = None, batch_size: int | None = None
 ) -> Task:
     """The task of four idx files; see `load_task` for the arguments and the errors."""
-    folder = Path(data_dir or os.environ.get("TERSOR_DATA") or "data")
-    paths = {name: _find(source, folder, name) for name in source.sha256}
+    paths = find_files(source.title, source.name, source.sha256, data_dir)
 
     def read(name: str, *shape: int) -> Tensor:
         return read_idx(paths[name], sha256=source.sha256[name], shape=shape)
@@ -115,13 +110,3 @@ def load_idx_set(
 def split_indices(source: IdxSet) -> list[torch.Tensor]:
     """Indices of the training files for training and for validation; no user's seed moves them."""
     return split(source.train, (source.held_out,), generator(0, source.name, "validation"))
-
-
-def _find(source: IdxSet, folder: Path, name: str) -> Path:
-    for path in (folder / source.name / name, folder / name):
-        if path.is_file():
-            return path
-    raise DataError(
-        f"{source.title}: {name!r} is not in '{folder / source.name}'. "
-        "Put it there, or say where: --data-dir, TERSOR_DATA"
-    )
