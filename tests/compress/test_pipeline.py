@@ -344,3 +344,25 @@ def test_another_seed_neither_goes_on_from_an_unfinished_run_nor_loses_its_state
     assert other.file.read_bytes() == clean.file.read_bytes()
     assert list((tmp_path / "x.terse.run").glob("state-*")) == [state]
     assert (state / "steps.pt").exists()
+
+
+def test_a_network_can_be_pruned_before_it_is_trained(digits, tmp_path):
+    model = fresh_model()
+    recipe = Recipe((Prune(density=0.1, criterion="snip"), Train(epochs=3, learning_rate=0.01)))
+    result = compress(model, digits, recipe, out=tmp_path / "a.terse", verbose=False)
+    weights = weights_of(load(result.file))
+    assert sum(int((w != 0).sum()) for w in weights.values()) == round(0.1 * 50_200)
+    assert result.error < 20 < 50 < result.reference_error  # the reference is as it was given
+    again = fresh_model()
+    compress(again, digits, recipe, out=tmp_path / "b.terse", verbose=False)
+    assert (tmp_path / "a.terse").read_bytes() == (tmp_path / "b.terse").read_bytes()
+
+
+def test_pattern_rounds_and_batches_reach_the_pruning(digits, tmp_path):
+    model = fresh_model()
+    step = {"pattern": "2:4", "criterion": "taylor", "batches": 2, "epochs": 1}
+    recipe = {"steps": [{"prune": {**step, "ignore": ["fc3"]}}]}
+    result = compress(model, digits, recipe, out=tmp_path / "a.terse", verbose=False)
+    for name, weight in weights_of(load(result.file)).items():
+        live = (weight.reshape(-1, 4) != 0).sum(1)
+        assert (live > 2).any() if name == "fc3.weight" else (live <= 2).all()

@@ -47,6 +47,9 @@ def test_yaml_with_and_without_defaults_reads_back_as_the_same_recipe(name, tmp_
         (("0.5", "low"), r"prune\.density: 'low'; expected 0 < density <= 1"),
         (("epochs: 1", "epochs: 0"), r"train\.epochs: 0; expected .* 1 or more"),
         (("epochs: 1", "optimizer: adam"), r"train: 'epochs' is missing; expected a whole number"),
+        (("0.5", "0.5, pattern: 2of4"), r"prune\.pattern: '2of4'; expected element, row"),
+        (("0.5", "0.5, repair: obz"), r"prune\.repair: 'obz'; expected one of: "),
+        (("0.5", "0.5, batches: 0"), r"prune\.batches: 0; expected training batches"),
         (("bits: 4", "bits: 13"), r"quantize\.bits: 13; expected bits of a code, 1 to 12"),
         (
             ("bits: 4", "bits: 4, init: lienar"),
@@ -83,12 +86,12 @@ def test_a_misspelt_key_gives_one_line_not_its_consequences(tmp_path):
     [
         (),
         (Quantize(bits=4), Prune(density=0.5)),
-        (Prune(density=0.5), Train(epochs=1)),
+        (Quantize(bits=4), Train(epochs=1)),
         (Prune(density=0.5), Prune(density=0.2)),
     ],
 )
-def test_steps_come_in_order_and_once(steps):
-    with pytest.raises(ConfigError, match="expected train, prune, quantize, in this order"):
+def test_quantize_is_the_last_and_each_step_comes_once(steps):
+    with pytest.raises(ConfigError, match="each at most once, quantize after the others"):
         Recipe(steps)
 
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from tersor.cli.doctor import examine
 from tersor.cli.door import EXIT_CODES, FAILED, guarded
+from tersor.cli.lottery import lottery_command
 from tersor.cli.networks import network_of, starting_network
-from tersor.compress import Recipe, Result, Train, compress, read_recipe, recipe_for, recipe_names
+from tersor.cli.options import DataDir, Json, ModelName, RecipeFile, Seed, TaskName, Weights
+from tersor.cli.pruning import prune_command
+from tersor.cli.showing import show, show_result, show_text
+from tersor.compress import Recipe, Result, Train, compress, read_recipe, recipe_for
 from tersor.core.errors import ConfigError
-from tersor.core.report import Report
 from tersor.measure import measure
 from tersor.store import accounting, inspect, load, pack, unpack
-from tersor.tasks import MODELS, TASKS, load_task
-from tersor.train import is_main_process
+from tersor.tasks import load_task
 from tersor.version import __version__
 
 app = typer.Typer(
@@ -31,34 +31,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
-
-TaskName = Annotated[str, typer.Option("--task", help=f"One of: {', '.join(TASKS)}.")]
-ModelName = Annotated[str, typer.Option("--model", help=f"One of: {', '.join(MODELS)}.")]
-RecipeFile = Annotated[
-    str | None,
-    typer.Option(
-        "--recipe",
-        metavar="FILE",
-        help=f"A YAML file, or one of: {', '.join(recipe_names())}. "
-        "Default: the one for the task and the model.",
-    ),
-]
-DataDir = Annotated[
-    str | None,
-    typer.Option(
-        "--data-dir", metavar="DIR", help="Where the data files lie. Default: TERSOR_DATA, data."
-    ),
-]
-Seed = Annotated[int, typer.Option("--seed", help="Same seed, same bytes.")]
-Json = Annotated[bool, typer.Option("--json", help="Print one JSON object on stdout.")]
-Weights = Annotated[
-    Path | None,
-    typer.Option(
-        "--weights",
-        metavar="FILE",
-        help="Start from a trained network (.terse, .safetensors, .pt) and train none.",
-    ),
-]
 
 
 def main() -> None:
@@ -111,9 +83,9 @@ def compress_command(
     steps = read_recipe(recipe or recipe_for(task, model))
     if weights is not None:
         steps = steps.without_training()
-    elif not isinstance(steps.steps[0], Train):
+    elif not any(isinstance(step, Train) for step in steps.steps):
         raise ConfigError("the recipe has no step 'train', so it needs a network: --weights FILE")
-    _show(_run(task, model, steps, out, weights, data_dir, seed), as_json, sections=2)
+    show_result(_run(task, model, steps, out, weights, data_dir, seed), as_json, sections=2)
 
 
 @app.command()
@@ -139,7 +111,7 @@ def train(
         raise ConfigError("the recipe has no step 'train'")
     only = Recipe((steps.steps[0],), steps.name, steps.batch_size)
     out = out or Path(f"{task}-{model}-dense.terse")
-    _show(_run(task, model, only, out, None, data_dir, seed), as_json, sections=1)
+    show_result(_run(task, model, only, out, None, data_dir, seed), as_json, sections=1)
 
 
 def _run(
@@ -163,15 +135,8 @@ def _run(
     )
 
 
-def _show(result: Result, as_json: bool, *, sections: int) -> None:
-    if not is_main_process():
-        return
-    if as_json:
-        print(json.dumps(result.to_dict()))
-        return
-    whole = result.report
-    _print(Report(whole.title, whole.summary, (), {}, whole.notes, whole.sections[:sections]))
-    print(f"\nThe whole report: {result.file}.run{os.sep}report.md")
+app.command(name="prune")(prune_command)
+app.command(name="lottery")(lottery_command)
 
 
 @app.command(name="evaluate")
@@ -201,7 +166,7 @@ def evaluate_command(
         error = {"error": report.summary["error_percent"]}
         print(json.dumps(head | error | report.to_dict()["summary"] | {"rows": report.rows}))
     else:
-        _print(dataclasses.replace(report, title=str(file), summary=head | dict(report.summary)))
+        show_text(dataclasses.replace(report, title=str(file), summary=head | dict(report.summary)))
 
 
 @app.command(name="inspect")
@@ -217,7 +182,7 @@ def inspect_command(
     report = inspect(file).report()
     if paper:
         report = dataclasses.replace(report, sections=[accounting(load(file), file)])
-    _report(report, as_json)
+    show(report, as_json)
 
 
 @app.command(name="pack")
@@ -228,7 +193,7 @@ def pack_command(
     as_json: Json = False,
 ) -> None:
     """Write a checkpoint as a .terse file, without any loss."""
-    _report(pack(source, target), as_json)
+    show(pack(source, target), as_json)
 
 
 @app.command(name="unpack")
@@ -239,7 +204,7 @@ def unpack_command(
     as_json: Json = False,
 ) -> None:
     """Write the tensors of a .terse file as a plain checkpoint."""
-    _report(unpack(source, target), as_json)
+    show(unpack(source, target), as_json)
 
 
 @app.command()
@@ -247,20 +212,6 @@ def unpack_command(
 def doctor(data_dir: DataDir = None, as_json: Json = False) -> None:
     """Examine the environment: torch, the C++ extension, CPU, compiler, data, known traps."""
     report, healthy = examine(data_dir)
-    _report(report, as_json)
+    show(report, as_json)
     if not healthy:
         raise typer.Exit(FAILED)
-
-
-def _report(report: Report, as_json: bool) -> None:
-    if as_json:
-        print(json.dumps(report.to_dict()))
-    else:
-        _print(report)
-
-
-def _print(report: Report) -> None:
-    console = Console()
-    if not console.is_terminal:  # a pipe or a file has no width: tables are not to be cut
-        console.width = 200
-    console.print(report)

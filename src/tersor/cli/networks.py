@@ -25,7 +25,11 @@ def starting_network(task: Task, name: str, seed: int, weights: Path | None) -> 
 
 
 def network_of(
-    file: Path, task_name: str | None, model_name: str | None, data_dir: str | None
+    file: Path,
+    task_name: str | None,
+    model_name: str | None,
+    data_dir: str | None,
+    batch_size: int | None = None,
 ) -> tuple[nn.Module, str, str, Task]:
     """The network of a file with its task; what is not said is what the file says.
 
@@ -38,7 +42,7 @@ def network_of(
         if name is None:
             raise ConfigError(f"{file}: does not say for which {option} it is; give --{option}")
     task_name, model_name = str(names["task"]), str(names["model"])
-    task = load_task(task_name, data_dir=data_dir)
+    task = load_task(task_name, data_dir=data_dir, batch_size=batch_size)
     return _filled(_built(task, model_name), file), task_name, model_name, task
 
 

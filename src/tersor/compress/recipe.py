@@ -16,12 +16,12 @@ import yaml
 from pydantic import AfterValidator, Field
 
 from tersor.core.errors import ConfigError, did_you_mean
-from tersor.prune import ALLOCATIONS, CRITERIA, SCHEDULES
+from tersor.prune import ALLOCATIONS, CRITERIA, REPAIRS, SCHEDULES, pattern_of
 from tersor.quantize import INITS, MAX_BITS
 from tersor.train import Training
 
 
-def _known(names: Collection[str], value: str) -> str:
+def _known(names: Collection[str | None], value: str | None) -> str | None:
     if value not in names:
         raise ValueError("unknown")
     return value
@@ -29,8 +29,13 @@ def _known(names: Collection[str], value: str) -> str:
 
 def _in_range(low: float, high: float, value: Any) -> Any:
     for number in value.values() if isinstance(value, dict) else [value]:
-        if not low <= number <= high:
+        if number is not None and not low <= number <= high:
             raise ValueError("out of range")
+    return value
+
+
+def _a_pattern(value: str) -> str:
+    pattern_of(value)
     return value
 
 
@@ -44,17 +49,22 @@ class Train(Training):
 
 
 class Prune(Training):
-    """Lower the density while training, then recover: a `GradualPruner` with these settings."""
+    """Prune: with epochs while training, by a `GradualPruner`; without, at once, by `prune_`."""
 
-    density: Annotated[float | dict[str, float], AfterValidator(partial(_in_range, _TINY, 1))] = (
-        Field(
-            description="0 < density <= 1, the share of weights that are kept "
-            "(or a mapping of selectors to such densities)"
-        )
+    density: Annotated[
+        float | dict[str, float] | None, AfterValidator(partial(_in_range, _TINY, 1))
+    ] = Field(
+        default=None,
+        description="0 < density <= 1, the share of weights that are kept "
+        "(or a mapping of selectors to such densities; left out only for a pattern N:M)",
     )
     epochs: int = Field(default=0, ge=0, description=_EPOCHS)
     criterion: Annotated[str, AfterValidator(partial(_known, CRITERIA))] = Field(
         default="magnitude", description=f"one of: {', '.join(CRITERIA)}"
+    )
+    pattern: Annotated[str, AfterValidator(_a_pattern)] = Field(
+        default="element",
+        description="element, row, channel, kernel, head, layer, N:M (as 2:4) or HxW (as 4x1)",
     )
     allocation: Annotated[str, AfterValidator(partial(_known, ALLOCATIONS))] = Field(
         default="global", description=f"one of: {', '.join(ALLOCATIONS)}"
@@ -68,8 +78,19 @@ class Prune(Training):
         le=1,
         description="0 < ramp <= 1, the share of the steps in which the density falls",
     )
-    rounds: int = Field(
-        default=100, ge=1, description="prunings in the ramp, evenly spaced, 1 or more"
+    rounds: int | None = Field(
+        default=None,
+        ge=1,
+        description="prunings, 1 or more: evenly spaced in the ramp (default 100), "
+        "or one after the other without epochs (default 1)",
+    )
+    repair: Annotated[str | None, AfterValidator(partial(_known, (None, *REPAIRS)))] = Field(
+        default=None, description=f"one of: {', '.join(REPAIRS)} (without epochs)"
+    )
+    batches: int = Field(
+        default=1,
+        ge=1,
+        description="training batches that criterion and repair look at, 1 or more",
     )
     ignore: list[str] = Field(default=[], description=_SELECTORS)
 
@@ -90,12 +111,14 @@ class Quantize(Training):
 Step = Train | Prune | Quantize
 
 STEPS: dict[str, type[Step]] = {"train": Train, "prune": Prune, "quantize": Quantize}
-"""Name of a step in a recipe to its settings, in the order in which steps may come."""
+"""Name of a step in a recipe to its settings."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """Steps in the order `train`, `prune`, `quantize`, each at most once, at least one of them.
+    """One or more of the steps `train`, `prune` and `quantize`, each at most once, the last last.
+
+    Training that comes after `prune` is of the pruned network: pruning at initialisation.
 
     Args:
         steps: their settings.
@@ -122,10 +145,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         kinds = [kind_of(step) for step in self.steps]
-        if not kinds or kinds != [kind for kind in STEPS if kind in kinds]:
+        if not kinds or len(set(kinds)) < len(kinds) or "quantize" in kinds[:-1]:
             raise ConfigError(
-                f"recipe: the steps are {', '.join(kinds) or 'none'}; expected {', '.join(STEPS)}, "
-                "in this order, each at most once, at least one of them"
+                f"recipe: the steps are {', '.join(kinds) or 'none'}; expected one or more of "
+                f"{', '.join(STEPS)}, each at most once, quantize after the others"
             )
 
     def without_training(self) -> Recipe:

@@ -14,8 +14,9 @@ from tersor.core.errors import FormatError
 from tersor.core.hooks import Method
 from tersor.core.masks import HeldMasks, MaskSet
 from tersor.core.report import Report
+from tersor.core.seeding import seed_everything
 from tersor.measure import evaluate
-from tersor.prune import GradualPruner, prune_
+from tersor.prune import FirstBatches, GradualPruner, ScoringData, prune_
 from tersor.quantize import CodebookTuner, quantize_
 from tersor.tasks import Task
 from tersor.train import fit, steps_per_epoch
@@ -64,8 +65,12 @@ class Run:
 
     def _do(self, number: int, step: Step) -> list[Report]:
         if isinstance(step, Train):
-            report = self._fit(number, step, [])
-            self.reference = copy.deepcopy(self.model.state_dict())
+            methods: list[Method] = []
+            if self.masks is not None:
+                methods.append(HeldMasks(self.model, self.masks))
+            report = self._fit(number, step, methods)
+            if self.masks is None:
+                self.reference = copy.deepcopy(self.model.state_dict())
             return [report]
         if isinstance(step, Prune):
             return self._prune(number, step)
@@ -74,19 +79,26 @@ class Run:
     def _prune(self, number: int, step: Prune) -> list[Report]:
         options: dict[str, Any] = {
             "criterion": step.criterion,
+            "pattern": step.pattern,
             "allocation": step.allocation,
+            "schedule": step.schedule,
+            "data": ScoringData(
+                FirstBatches(self.task.train, step.batches), self.task.loss, self.seed
+            ),
             "ignore": step.ignore or None,
         }
         if step.epochs == 0:
-            self.masks, report = prune_(self.model, step.density, **options)
+            seed_everything(self.seed, "prune")  # decides the batches that are looked at
+            self.masks, report = prune_(
+                self.model, step.density, rounds=step.rounds or 1, repair=step.repair, **options
+            )
             return [report]
         end = max(1, round(step.ramp * step.epochs * steps_per_epoch(self.task)))
         pruner = GradualPruner(
             self.model,
             step.density,
             end=end,
-            every=max(1, end // step.rounds),
-            schedule=step.schedule,
+            every=max(1, end // (step.rounds or 100)),
             **options,
         )
         report = self._fit(number, step, [pruner])

@@ -3,10 +3,10 @@
 from tersor.prune.allocation import ALLOCATIONS
 from tersor.prune.criteria import CRITERIA, magnitude
 from tersor.prune.gradual import GradualPruner
-from tersor.prune.patterns import PATTERNS
+from tersor.prune.patterns import PATTERNS, pattern_of
 from tersor.prune.repair import REPAIRS
 from tersor.prune.schedules import SCHEDULES, cubic, geometric, linear, one_shot
-from tersor.prune.scoring import ScoringData
+from tersor.prune.scoring import FirstBatches, ScoringData
 from tersor.prune.transform import prune_
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "PATTERNS",
     "REPAIRS",
     "SCHEDULES",
+    "FirstBatches",
     "GradualPruner",
     "ScoringData",
     "cubic",
@@ -22,5 +23,6 @@ __all__ = [
     "linear",
     "magnitude",
     "one_shot",
+    "pattern_of",
     "prune_",
 ]

@@ -42,13 +42,21 @@ class Part:
     @property
     def size(self) -> int:
         """Entries of a group."""
-        return math.prod(n for i, n in enumerate(self.split) if i not in self.grouped)
+        return math.prod(self.split[i] for i in self._within)
 
     def gather(self, scores: Tensor) -> Tensor:
         """The mean score of each group, (count,)."""
-        rest = [i for i in range(len(self.split)) if i not in self.grouped]
         parted = scores.reshape(self.split)
-        return (parted.mean(dim=rest) if rest else parted).reshape(-1)
+        return (parted.mean(dim=self._within) if self._within else parted).reshape(-1)
+
+    def any(self, mask: Tensor) -> Tensor:
+        """Whether anything of each group is kept, (count,)."""
+        parted = mask.reshape(self.split)
+        return (parted.any(dim=self._within) if self._within else parted).reshape(-1)
+
+    @property
+    def _within(self) -> tuple[int, ...]:
+        return tuple(i for i in range(len(self.split)) if i not in self.grouped)
 
     def spread(self, kept: Tensor) -> Tensor:
         """A value for each group (count,) as one for each entry, in the weight's shape."""
@@ -101,7 +109,7 @@ class Unit:
                 score = _only_highest(score, mask, *self.at_most)
             sums.append(part.gather(score))
             if masks is not None:
-                live.append(part.gather(masks[name].to(score.device, score.dtype)) > 0)
+                live.append(part.any(masks[name].to(score.device)))
         sizes = [part.size for part in self.parts.values()]
         if len(sums) == 1:
             gathered = sums[0]
@@ -109,7 +117,8 @@ class Unit:
             shares = [s * (n / self.size) for s, n in zip(sums, sizes, strict=True)]
             gathered = torch.stack(shares).sum(dim=0)
         if live:
-            gathered = gathered.masked_fill(~torch.stack(live).any(dim=0), -torch.inf)
+            alive = live[0] if len(live) == 1 else torch.stack(live).any(dim=0)
+            gathered = torch.where(alive, gathered, -torch.inf)
         return gathered
 
     def spread(self, kept: Tensor) -> dict[str, Tensor]:

@@ -18,6 +18,8 @@ from tersor.prune.patterns import Unit
 from tersor.prune.scoring import Criterion, Lazily, Scores, ScoringData
 from tersor.prune.selection import highest
 
+_SMALL = 1 << 22  # weights whose scores may stand in memory together
+
 Densities = float | dict[str, float]
 """A density for all weights together, or one for each by name."""
 
@@ -65,7 +67,10 @@ class Ranking:
                 allocation gives what cannot be kept, or a weight would be left empty.
         """
         scores = self._scores(model)
-        groups = Lazily({unit.name: partial(_groups, unit, scores, before) for unit in self.units})
+        makers = {unit.name: partial(_groups, unit, scores, before) for unit in self.units}
+        groups: Mapping[str, Groups] = Lazily(makers)
+        if sum(unit.count * unit.size for unit in self.units) <= _SMALL:
+            groups = dict(groups)  # made once, as they are looked at several times
         live = {name: _live(name, group.scores) for name, group in groups.items()}
         counts = _within(self._counts(groups, densities), live, groups)
         masks = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TypeVar
@@ -62,6 +63,30 @@ class ScoringData:
     def generator(self, *scope: str | int) -> torch.Generator:
         """A generator of random numbers for one purpose, on the CPU."""
         return generator(self.seed, "scoring", *scope)
+
+
+class FirstBatches:
+    """The first `count` batches of others, anew each time; no global random generator moves.
+
+    Of a loader that shuffles these are other ones each time, as its order depends on the global
+    generator: a fresh draw at each pruning, and still the same for the same seed.
+
+    >>> list(FirstBatches([("a", 0), ("b", 1), ("c", 0)], 2))
+    [('a', 0), ('b', 1)]
+    """
+
+    def __init__(self, batches: Batches, count: int) -> None:
+        if count < 1:
+            raise ConfigError(f"batches: {count}; expected 1 or more")
+        self._batches, self._count = batches, count
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        state = rng_state()
+        try:
+            found = list(itertools.islice(self._batches, self._count))
+        finally:
+            set_rng_state(state)
+        return iter(found)
 
 
 Data = ScoringData | Batches | None

