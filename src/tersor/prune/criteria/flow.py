@@ -95,12 +95,11 @@ def lookahead(model: nn.Module, data: ScoringData) -> Scores:
         return _by_unit(weight, flowing, outputs).expand_as(outputs)
 
     _, weights, refused = _let_flow(model, data, "lookahead", 2, norms)
-    found = torch.autograd.grad(
-        torch.stack(reached).sum() if reached else torch.zeros(()),
-        list(gates.values()),
-        allow_unused=True,
-    )
-    behind = dict(zip(gates, found, strict=True))
+    behind: dict[str, Tensor | None] = dict.fromkeys(gates)  # None: goes into no layer
+    total = sum(reached, torch.zeros((), dtype=torch.double))
+    if total.requires_grad:
+        found = torch.autograd.grad(total, list(gates.values()), allow_unused=True)
+        behind = dict(zip(gates, found, strict=True))
 
     def score(weight: Weight) -> Tensor:
         squares = as_units(weight, weight.parameter)
