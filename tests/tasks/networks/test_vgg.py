@@ -73,3 +73,15 @@ def test_without_them_it_is_the_mean():
 def test_blocks_without_filters_are_refused(blocks):
     with pytest.raises(ConfigError, match=r"vgg: blocks \(.*expected one or more"):
         vgg((3, 32, 32), 10, blocks=blocks)
+
+
+@pytest.mark.parametrize("name", ["vgg-19", "vgg-c"])
+def test_convolutions_keep_the_image_and_poolings_halve_it(name):
+    x, sides = torch.zeros(1, 3, 32, 32, device="meta"), []
+    for layer in on_meta(name):
+        before, x = x, layer(x)
+        if isinstance(layer, nn.Conv2d):
+            assert x.shape[2:] == before.shape[2:]
+        if isinstance(layer, nn.MaxPool2d):
+            sides.append(x.shape[-1])
+    assert sides == [16, 8, 4, 2]
