@@ -46,11 +46,10 @@ def obs(
 
     Source: Hassibi and Stork 1993, NIPS 5, eq. 5, for several weights at once.
     """
+    weights = _pruned(model, masks)
     blocks = Blocks(model, data, damping, block, curvature, criterion="obs")
-    scored = {w.name: w for w in blocks.weights}
-    for weight in _pruned(model, masks):
+    for weight in weights:
         _require(weight, blocks.refused, "obs")
-        weight = scored[weight.name]
         kept = as_units(weight, masks[weight.name].to(weight.parameter.device))
         parts = []
         begin = 0
