@@ -116,10 +116,19 @@ def _from_parametrizations(module: nn.Module, path: str) -> Iterator[tuple[str, 
         module.eval()
         shape = getattr(module, name).shape
         mask = part.kept().reshape(shape).clone()
+        _take_own_class(module)
         parametrize.remove_parametrizations(module, name, leave_parametrized=True)
         module.train(training)
         part.thaw(module, name)
         yield name, mask
+
+
+def _take_own_class(module: nn.Module) -> None:
+    # A deep copy shares the class that torch made for its original, and removing a parametrization
+    # takes the property away from that class: the original would be without its weight.
+    shared = type(module)
+    own = {n: v for n, v in vars(shared).items() if n not in ("__dict__", "__weakref__")}
+    module.__class__ = type(shared.__name__, shared.__bases__, own)
 
 
 def _from_layer(module: nn.Module) -> Iterator[tuple[str, Tensor]]:
