@@ -14,14 +14,15 @@ Objective = Callable[[Tensor, int], Tensor]
 
 
 def entropy(logits: Tensor, classes: int) -> Tensor:
-    """-sum(p log p) of the softmax over the real classes, the mean over the batch; in nats.
+    """-sum(p log p) of the softmax over all outputs, the mean over the batch; in nats.
 
-    Source: Wortsman et al. 2020, arXiv 2006.14769, section 3.2 ("one-shot").
+    Source: Wortsman et al. 2020, arXiv 2006.14769, section 3.2. As in their code, superfluous
+    outputs count like the others, so the number of classes has no say.
 
-    >>> round(entropy(torch.zeros(1, 4), 4).item(), 4)  # log 4
+    >>> round(entropy(torch.zeros(1, 4), 2).item(), 4)  # log 4
     1.3863
     """
-    shares = logits[:, :classes].log_softmax(dim=1)
+    shares = logits.log_softmax(dim=1)
     return -(shares.exp() * shares).sum(dim=1).mean()
 
 

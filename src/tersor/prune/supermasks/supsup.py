@@ -26,13 +26,14 @@ from tersor.prune.supermasks.straight_through import Frozen, mask_with, straight
 class SupSup:
     """Learn task after task without forgetting: the weights never change, each task has a mask.
 
-    The weights are signed constants that the seed decides; a mask is the `round(density * n)`
-    highest |score| of each layer, as in `edge_popup_`. So what is stored is the seed, and one bit
-    a weight a task.
+    The weights are signed constants that the seed decides. A mask is the `round(density * n)`
+    highest |score| of each layer, as in `edge_popup_`, or all scores above zero. So what is stored
+    is the seed, and one bit a weight a task.
 
     Args:
         model: changed in place: its weights are drawn anew, and frozen.
-        density: the share of each layer's weights that a task uses.
+        density: the share of each layer's weights that a task uses; None: those whose score is
+            above zero, at first one half, without sorting, as the authors' code has it for MNIST.
         seed: of the weights, and of the scores that each task begins with.
         select, ignore: which weights take part; of them those of Linear and Conv2d. There may be
             no parameters in other layers, as a file would not hold them.
@@ -55,12 +56,13 @@ class SupSup:
         self,
         model: nn.Module,
         *,
-        density: float = 0.5,
+        density: float | None = 0.5,
         seed: int = 0,
         select: Selectors = None,
         ignore: Selectors = None,
     ) -> None:
-        kept_count(0, density)
+        expected = 0.5 if density is None else density
+        kept_count(0, expected)
         weights, skipped = maskable(model, select=select, ignore=ignore)
         layers = {id(p) for w in weights for p in w.module.parameters(recurse=False)}
         for name, parameter in model.named_parameters():
@@ -70,13 +72,14 @@ class SupSup:
                     f"SupSup: {name!r} would have no mask and not be stored ({reason}); expected "
                     "a model of Linear and Conv2d layers alone"
                 )
-        signed_constant_(model, density, seed=seed, select=select, ignore=ignore)
+        signed_constant_(model, expected, seed=seed, select=select, ignore=ignore)
         self.model, self.density, self.seed = model, density, seed
         self._weights = weights
         self._layers: dict[str, _TaskMask] = {}
         self._packed: dict[str, dict[str, Tensor]] = {}
         for weight in weights:
-            count = kept_count(weight.parameter.numel(), density)
+            size = weight.parameter.numel()
+            count = None if density is None else kept_count(size, density)
             mask = _TaskMask(torch.zeros_like(weight.parameter), count, Frozen(weight))
             self._layers[weight.name] = mask
             mask_with(weight, mask)
@@ -250,7 +253,7 @@ class SupSup:
 class _TaskMask(nn.Module):
     """The mask of one weight: of the scores while a task is learned, else the one that was set."""
 
-    def __init__(self, scores: Tensor, count: int, frozen: Frozen) -> None:
+    def __init__(self, scores: Tensor, count: int | None, frozen: Frozen) -> None:
         super().__init__()
         self.scores = nn.Parameter(scores)
         self.count, self.frozen = count, frozen
@@ -259,12 +262,15 @@ class _TaskMask(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         if self.mixed is not None:
             return weight * self.mixed
-        return weight * straight_through(self.kept(), self.scores.abs())
+        smooth = self.scores if self.count is None else self.scores.abs()
+        return weight * straight_through(self.kept(), smooth)
 
     def kept(self) -> Tensor:
         """True where the weight is in use."""
         if self.mixed is not None:
             return self.mixed.detach() != 0
+        if self.count is None:
+            return self.scores.detach() > 0
         return highest(self.scores.detach().abs(), self.count)
 
     def thaw(self, layer: nn.Module, name: str) -> None:
