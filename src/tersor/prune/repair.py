@@ -17,7 +17,7 @@ from tersor.core.weights import Weight, prunable
 from tersor.prune.criteria.entries import as_units, from_units
 from tersor.prune.criteria.layerwise_obs import input_moments
 from tersor.prune.criteria.obs import Blocks
-from tersor.prune.criteria.surgeon import repaired
+from tersor.prune.criteria.surgeon import repaired, repaired_by_vectors
 from tersor.prune.scoring import ScoringData
 
 Repair = Callable[[nn.Module, MaskSet, ScoringData], None]
@@ -56,10 +56,8 @@ def obs(
         for values, vectors in blocks.of(weight):
             keeps = kept.reshape(-1, values.shape[1])[begin : begin + len(values)]
             begin += len(values)
-            vectors = vectors.double()
-            curvatures = vectors.mT @ vectors / blocks.samples
-            curvatures.diagonal(dim1=1, dim2=2).add_(damping)
-            parts += [repaired(*each) for each in zip(values, keeps, curvatures, strict=True)]
+            for each in zip(values, keeps, vectors, strict=True):
+                parts.append(repaired_by_vectors(*each, blocks.samples, damping))
         weight.parameter.detach().copy_(blocks.back(weight, torch.stack(parts)))
 
 

@@ -4,7 +4,13 @@ import pytest
 import torch
 
 from tersor.core.errors import ConfigError
-from tersor.prune.criteria.surgeon import inverse_curvature, losses, repaired
+from tersor.prune.criteria.surgeon import (
+    inverse_curvature,
+    inverse_diagonal,
+    losses,
+    repaired,
+    repaired_by_vectors,
+)
 
 
 def draw(*shape, seed=0):
@@ -26,6 +32,8 @@ def test_the_recursion_gives_the_inverse_that_is_computed_directly(count):
     vectors = draw(2, count, 6)
     direct = torch.linalg.inv(vectors.mT @ vectors / 5 + 0.1 * torch.eye(6).double())
     torch.testing.assert_close(inverse_curvature(vectors, 5, 0.1), direct, rtol=1e-9, atol=1e-9)
+    diagonal = direct.diagonal(dim1=1, dim2=2)
+    torch.testing.assert_close(inverse_diagonal(vectors, 5, 0.1), diagonal, rtol=1e-9, atol=1e-9)
 
 
 def test_one_vector_at_a_time_it_is_the_recursion_of_the_paper():
@@ -66,9 +74,11 @@ def test_several_at_once_are_the_joint_update_of_the_paper(curvature):
         expected = weights - inverse @ unit @ step
         kept = torch.ones(6, dtype=torch.bool)
         kept[list(gone)] = False
-        torch.testing.assert_close(
-            repaired(weights, kept, curvature), expected, atol=1e-9, rtol=1e-9
-        )
+        found = repaired(weights, kept, curvature)
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
+        vectors = torch.linalg.cholesky(curvature - 0.01 * torch.eye(6).double()).T * 2
+        found = repaired_by_vectors(weights, kept, vectors, samples=4, damping=0.01)
+        torch.testing.assert_close(found, expected, atol=1e-9, rtol=1e-9)
 
 
 def test_with_the_moments_of_inputs_it_is_the_least_squares_fit_by_what_is_left():

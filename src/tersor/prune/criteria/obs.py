@@ -14,7 +14,7 @@ from tersor.core.tables import look_up
 from tersor.core.weights import Weight, prunable
 from tersor.prune.criteria.curvature import CURVATURES
 from tersor.prune.criteria.entries import as_units, from_units, precise, refusing
-from tersor.prune.criteria.surgeon import inverse_curvature, losses
+from tersor.prune.criteria.surgeon import inverse_diagonal, losses
 from tersor.prune.scoring import Scores, ScoringData
 
 BLOCK_LIMIT = 4096
@@ -62,8 +62,7 @@ def obs(
 def _scores(blocks: Blocks, weight: Weight) -> Tensor:
     parts = []
     for values, vectors in blocks.of(weight):
-        inverse = inverse_curvature(vectors, blocks.samples, blocks.damping)
-        parts.append(losses(values, inverse.diagonal(dim1=1, dim2=2)))
+        parts.append(losses(values, inverse_diagonal(vectors, blocks.samples, blocks.damping)))
     return blocks.back(weight, torch.cat(parts))
 
 

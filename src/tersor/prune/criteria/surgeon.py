@@ -39,6 +39,20 @@ def inverse_curvature(vectors: Tensor, samples: int, damping: float) -> Tensor:
     return inverse
 
 
+def inverse_diagonal(vectors: Tensor, samples: int, damping: float) -> Tensor:
+    """The diagonal of `inverse_curvature`; with few vectors the rest of it is never made.
+
+    Shapes: (blocks, vectors, n) -> (blocks, n).
+    """
+    if vectors.shape[1] >= vectors.shape[2]:
+        return inverse_curvature(vectors, samples, damping).diagonal(dim1=1, dim2=2)
+    vectors = vectors.double()
+    inner = vectors @ vectors.mT / damping
+    inner.diagonal(dim1=1, dim2=2).add_(samples)
+    roots = torch.linalg.solve_triangular(factor(inner), vectors, upper=False)  # (blocks, m, n)
+    return (1 - roots.square().sum(1) / damping) / damping
+
+
 def losses(weights: Tensor, inverse_diagonal: Tensor) -> Tensor:
     """What the loss rises by when one weight goes and the others make up for it.
 
@@ -65,12 +79,28 @@ def repaired(weights: Tensor, kept: Tensor, curvature: Tensor) -> Tensor:
     [5.0, 0.0]
     """
     curvature, weights = curvature.double(), weights.double()
-    after = torch.zeros_like(weights)
-    left = kept.nonzero().flatten()
-    if len(left):
-        moment = curvature[left] @ weights
-        lower = factor(curvature[left][:, left])
-        after[left] = torch.cholesky_solve(moment[:, None], lower)[:, 0]
+    return _fitted(kept, curvature[kept] @ weights, curvature[kept][:, kept])
+
+
+def repaired_by_vectors(
+    weights: Tensor, kept: Tensor, vectors: Tensor, samples: int, damping: float
+) -> Tensor:
+    """As `repaired`, with H = damping I + (1 / samples) * sum v v^T, of which H_SS alone is made.
+
+    Shapes: (n,), bool (n,), (vectors, n) -> (n,).
+    """
+    vectors, weights = vectors.double(), weights.double()
+    left = vectors[:, kept]
+    moment = left.T @ (vectors @ weights) / samples + damping * weights[kept]
+    curvature = left.T @ left / samples
+    curvature.diagonal().add_(damping)
+    return _fitted(kept, moment, curvature)
+
+
+def _fitted(kept: Tensor, moment: Tensor, curvature: Tensor) -> Tensor:
+    after = torch.zeros(kept.shape, dtype=torch.double, device=kept.device)
+    if len(moment):
+        after[kept] = torch.cholesky_solve(moment[:, None], factor(curvature))[:, 0]
     return after
 
 
