@@ -18,7 +18,7 @@ def gradient_magnitude(model: nn.Module, data: ScoringData) -> Scores:
     """
     weights = prunable(model)
     gradients = mean_gradients(model, weights, data, "gradient_magnitude")
-    return {w.name: precise(g).abs() for w, g in zip(weights, gradients, strict=True)}
+    return {w.name: precise(gradients.pop(0)).abs() for w in weights}
 
 
 def snip(model: nn.Module, data: ScoringData) -> Scores:
@@ -41,10 +41,8 @@ def snip(model: nn.Module, data: ScoringData) -> Scores:
     """
     weights = prunable(model)
     gradients = mean_gradients(model, weights, data, "snip")
-    return {
-        w.name: (precise(w.parameter.detach()) * g).abs()
-        for w, g in zip(weights, gradients, strict=True)
-    }
+    # Each gradient is let go as its score is made, so both never stand there for all weights.
+    return {w.name: (precise(w.parameter.detach()) * gradients.pop(0)).abs_() for w in weights}
 
 
 def taylor(model: nn.Module, data: ScoringData) -> Scores:

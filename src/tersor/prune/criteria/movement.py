@@ -25,9 +25,7 @@ def movement(model: nn.Module, data: ScoringData) -> Scores:
     """
     weights = prunable(model)
     gradients = mean_gradients(model, weights, data, "movement")
-    return {
-        w.name: -precise(w.parameter.detach()) * g for w, g in zip(weights, gradients, strict=True)
-    }
+    return {w.name: (precise(w.parameter.detach()) * gradients.pop(0)).neg_() for w in weights}
 
 
 class Movement:
