@@ -97,6 +97,24 @@ def test_a_layer_that_is_called_twice_and_a_tied_one_give_the_rows_of_all_calls(
     assert [shape[1] for shape in seen] == [2, 2, 2, 4, 4, 4]
 
 
+def test_padded_tokens_go_through_the_layers_of_an_encoder_as_others_do():
+    class Padded(nn.Module):
+        def __init__(self):
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            self.encoder = nn.TransformerEncoder(layer, 1)
+
+        def forward(self, inputs):
+            padding = torch.zeros(inputs.shape[:2], dtype=torch.bool)
+            padding[0, 3:] = True
+            return self.encoder(inputs, src_key_padding_mask=padding)
+
+    model, seen = Padded().requires_grad_(False), []
+    data = ScoringData([(torch.ones(2, 5, 4), torch.zeros(2))])
+    watch_inputs(model, prunable(model), data, "x", lambda w, rows: seen.append(rows.shape))
+    assert seen == [(1, 10, 4), (1, 10, 8)]
+
+
 def test_why_a_layer_has_no_inputs_is_said_and_nothing_is_left_behind():
     model = nn.ModuleDict(
         {

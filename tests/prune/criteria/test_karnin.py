@@ -85,16 +85,16 @@ def test_a_run_that_was_stopped_goes_on_to_the_same_scores(net, data):
 
 
 def test_what_did_not_move_or_is_zero_or_came_back_has_finite_scores():
-    model = nn.Linear(3, 1, bias=False).double()
-    model.weight.detach().copy_(torch.tensor([[1.0, 0.5, 2.0]]))
+    model = nn.Linear(4, 1, bias=False).double()
+    model.weight.detach().copy_(torch.tensor([[1.0, 0.5, 0.0, 2.0]]))
     optimizer, method = torch.optim.SGD(model.parameters(), 0.5), Karnin(model)
     with method.attach(optimizer):
-        for slope in ([0.0, 1.0, 1.0], [0.0, 0.0, -1.0]):
+        for slope in ([0.0, 1.0, 0.0, 1.0], [0.0, 0.0, 0.0, -1.0]):
             model.weight.grad = torch.tensor([slope]).double()
             optimizer.step()
-    assert model.weight.tolist() == [[1.0, 0.0, 2.0]]
+    assert model.weight.tolist() == [[1.0, 0.0, 0.0, 2.0]]
     scores = method.scores(model, None)["weight"]
-    assert scores[0, :2].tolist() == [0.0, 0.0]  # never pushed; now 0, so its going costs nothing
+    assert scores[0, :3].tolist() == [0.0, 0.0, 0.0]  # never pushed; now 0, so its going costs nothing
     assert torch.isfinite(scores).all()
     with pytest.raises(ConfigError, match="criterion Karnin: no step has been made"):
         Karnin(model).scores(model, None)
