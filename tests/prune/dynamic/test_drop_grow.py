@@ -159,8 +159,9 @@ def test_random_growth_takes_the_dropped_when_there_is_no_other_place():
     assert method.masks.kept == 8
 
 
-def test_updates_come_every_so_many_steps_and_stop_at_the_end(net):
-    method = DropGrow(net, 0.3, end=7, every=3, drop_fraction=0.5)
+@pytest.mark.parametrize(("end", "updates"), [(6, [3]), (7, [3, 6]), (3, [])])
+def test_updates_come_every_so_many_steps_and_stop_at_the_end(net, end, updates):
+    method = DropGrow(net, 0.3, end=end, every=3, drop_fraction=0.5)
     opt = OPTIMIZERS["sgd"](net.parameters())
     changed = []
     with method.attach(opt):
@@ -168,9 +169,9 @@ def test_updates_come_every_so_many_steps_and_stop_at_the_end(net):
         for step in steps(net, opt, range(12)):
             if any((mask != before[n]).any() for n, mask in method.masks.items()):
                 changed.append(step)
-            assert method.finished == (step >= 7)
+            assert method.finished == (step >= end)
             before = dict(method.masks)
-    assert changed == [3, 6]
+    assert changed == updates
 
 
 def test_the_counts_of_a_layer_are_the_fraction_rounded_down(net):
@@ -232,6 +233,22 @@ def test_a_rule_of_the_users_own(net):
     for mask in method.masks.values():
         active = int(mask.sum())
         assert mask.flatten()[-int(0.9 * active) :].all()
+
+
+def test_a_layer_keeps_its_largest_weight_whatever_the_rules_ask_for(net):
+    def everything(layers, fraction, memory):
+        return {layer.name: layer.active for layer in layers}
+
+    method = DropGrow(net, 0.3, end=9, every=1, drop=everything, shrink=lambda step: 0.2)
+    opt = torch.optim.SGD(net.parameters(), 0.0)
+    with method.attach(opt):
+        largest = {n: net.get_parameter(n).detach().abs().max() for n in method.masks}
+        list(steps(net, opt, range(1)))
+    for name in largest:
+        weight = net.get_parameter(name).detach()
+        assert weight.abs().max() == largest[name]
+        assert (weight != 0).sum() == 1  # all else is new
+    assert method.masks.kept == 80
 
 
 def test_a_layer_without_a_gradient_stays_as_it_is(net):

@@ -274,6 +274,15 @@ def test_filters_compete_over_all_layers_and_every_layer_keeps_its_best():
     assert kept == [1, 5]
 
 
+def test_filters_of_different_sizes_are_compared_by_their_mean():
+    model = nn.Sequential(nn.Conv2d(1, 4, 3), nn.Conv2d(4, 5, 1))
+    nn.init.constant_(model[0].weight, 0.6)  # the sum over a filter is 5.4
+    nn.init.constant_(model[1].weight, 1.0)  # and here 4
+    method = dynamic_filters(model, 0.42)  # 24 weights: 13 for the best, 11 for others
+    with method.attach(torch.optim.SGD(model.parameters(), 0.1)):
+        assert [len(_live(conv.weight)) for conv in model] == [1, 3]
+
+
 def test_wrong_arguments_of_dynamic_filters_are_named(net):
     with pytest.raises(ConfigError, match=r"dynamic_filters: no convolution; name layers with"):
         dynamic_filters(net, 0.5)

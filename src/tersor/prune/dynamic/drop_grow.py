@@ -26,7 +26,7 @@ from tersor.prune.dynamic import optimizer_state
 from tersor.prune.dynamic.rules import DROPS, GROWS, SHARES, Drop, Grow, Layer, Memory, Share
 from tersor.prune.dynamic.spreading import spread
 from tersor.prune.dynamic.starting import describe, starting_masks
-from tersor.prune.selection import highest
+from tersor.prune.dynamic.top import top
 from tersor.prune.transform import Density
 
 
@@ -201,19 +201,16 @@ class DropGrow:
         arrivals = spread(sum(moved.values()), self._share(layers, dropped), room)
         masks = dict(self.masks)
         for layer in layers:
-            masks[layer.name] = self._moved(
-                layer, layer.active - dropped[layer.name], arrivals[layer.name], step
-            )
+            name = layer.name
+            masks[name] = self._moved(layer, dropped[name], arrivals[name], step)
         self.masks = MaskSet(masks)
         self._hold = self.masks.holder(self._model)
 
-    def _moved(self, layer: Layer, staying: int, arriving: int, step: int) -> Tensor:
+    def _moved(self, layer: Layer, leaving: int, arriving: int, step: int) -> Tensor:
         """The mask of a layer after an update, the optimizer's buffers cleared where it is new."""
-        magnitudes = layer.parameter.abs().masked_fill_(~layer.mask, -torch.inf)
-        survivors = highest(magnitudes, staying)
+        survivors = layer.mask & ~top(layer.parameter.abs().neg_(), leaving, layer.mask)
         numbers = generator(self._seed, "grow", step, layer.name)
-        scores = self._grow.scores(layer, numbers).masked_fill_(survivors, -torch.inf)
-        mask = survivors | highest(scores, arriving)
+        mask = survivors | top(self._grow.scores(layer, numbers), arriving, ~survivors)
         optimizer_state.clear(layer.optimizer, layer.parameter, mask & ~layer.mask)
         return mask
 

@@ -51,8 +51,7 @@ def starting_masks(
         reason = skipped.get(unknown[0], "it is another name of a tied weight")
         raise ConfigError(f"mask {unknown[0]!r}: does not take part: {reason}")
     skipped |= {weight.name: "no mask given" for weight in weights if weight.name not in masks}
-    own = MaskSet({name: mask.clone() for name, mask in masks.items()})
-    return [weight for weight in weights if weight.name in masks], own, skipped
+    return [weight for weight in weights if weight.name in masks], MaskSet(masks), skipped
 
 
 def describe(
