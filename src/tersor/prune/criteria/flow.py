@@ -9,7 +9,7 @@ too. Activation functions have to be modules, or the identity on positive number
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -49,7 +49,9 @@ def nisp(model: nn.Module, data: ScoringData) -> Scores:
         return outputs + _by_unit(weight, _gate(gates, weight, outputs), outputs)
 
     outputs, weights, refused = _let_flow(model, data, "nisp", 1, gate)
-    found = torch.autograd.grad(outputs.sum(), list(gates.values()), materialize_grads=True)
+    found: Sequence[Tensor] = ()
+    if gates:  # else every weight is refused, which is said where its scores are asked for
+        found = torch.autograd.grad(outputs.sum(), list(gates.values()), materialize_grads=True)
     units = dict(zip(gates, found, strict=True))
     return refusing(
         "nisp", {w.name: from_units(w, units[w.name][:, None]) for w in weights}, refused

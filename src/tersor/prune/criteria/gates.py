@@ -162,6 +162,8 @@ def _gate_gradients(
                     for module in users(model, weight):
                         stack.enter_context(_removing(module.register_forward_hook(hook)))
                 value = loss(model(inputs), targets)
+            if not gates:  # every weight is refused, which is said where its scores are asked for
+                continue
             found = torch.autograd.grad(value, list(gates.values()), materialize_grads=True)
             yield {
                 key: (precise(gradient) * len(inputs), positions[key])
