@@ -10,17 +10,18 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
 from tersor.cli.door import guarded
 from tersor.cli.networks import starting_network
+from tersor.cli.options import DataDir, Json, ModelName, Seed, TaskName
+from tersor.cli.showing import show_text
 from tersor.core.errors import StorageError
 from tersor.core.files import write_text
 from tersor.core.report import Report, Value
 from tersor.measure import evaluate
 from tersor.measure.loss import mean_loss
 from tersor.prune.lottery import CONTROLS, Record, Tickets, TicketSettings, find_tickets
-from tersor.tasks import MODELS, TASKS, Task, load_task
+from tersor.tasks import Task, load_task
 from tersor.train import Stepper, Training
 from tersor.train.settings import make_optimizer
 from tersor.version import __version__
@@ -30,8 +31,8 @@ _ACCURACY = "test accuracy %"
 
 @guarded
 def lottery_command(
-    task: Annotated[str, typer.Option(help=f"One of: {', '.join(TASKS)}.")] = "digits",
-    model: Annotated[str, typer.Option(help=f"One of: {', '.join(MODELS)}.")] = "lenet-300-100",
+    task: TaskName = "digits",
+    model: ModelName = "lenet-300-100",
     rounds: Annotated[int, typer.Option(help="How often weights are removed.")] = 12,
     drop_fraction: Annotated[
         float, typer.Option(help="Of what is left, in each round; in the last layer half of it.")
@@ -52,18 +53,13 @@ def lottery_command(
     learning_rate: Annotated[float, typer.Option(help="A number above 0.")] = 1.2e-3,
     batch_size: Annotated[int, typer.Option(help="Samples a step.")] = 60,
     optimizer: Annotated[str, typer.Option(help="One of: adam, adamw, sgd.")] = "adam",
-    seed: Annotated[int, typer.Option(help="Same seed, same bytes.")] = 0,
+    seed: Seed = 0,
     out: Annotated[
         Path | None,
         typer.Option(metavar="FOLDER", help="Default: TASK-MODEL-lottery."),
     ] = None,
-    data_dir: Annotated[
-        str | None,
-        typer.Option(metavar="DIR", help="Where the data files lie. Default: TERSOR_DATA, data."),
-    ] = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Print one JSON object on stdout.")
-    ] = False,
+    data_dir: DataDir = None,
+    as_json: Json = False,
 ) -> None:
     """Search for lottery tickets: train, remove the smallest weights, go back, train again.
 
@@ -81,19 +77,24 @@ def lottery_command(
 
       tersor lottery --task mnist --rounds 16 --steps 15000 --data-dir data
     """
-    settings = TicketSettings(
-        steps=steps,
-        rounds=rounds,
-        drop_fraction=drop_fraction,
-        rewind_step=rewind,
-        strategy=strategy,
-        one_shot=one_shot,
-        # As often as the paper does, but of a short training at least fifty times.
-        log_every=max(1, min(100, steps // 50)),
-        controls=_names(controls),
-        seed=seed,
+    settings = TicketSettings.read(
+        {
+            "steps": steps,
+            "rounds": rounds,
+            "drop_fraction": drop_fraction,
+            "rewind_step": rewind,
+            "strategy": strategy,
+            "one_shot": one_shot,
+            # As often as the paper does, but of a short training at least fifty times.
+            "log_every": max(1, min(100, steps // 50)),
+            "controls": _names(controls),
+            "seed": seed,
+        },
+        where="lottery",
     )
-    training = Training(epochs=1, optimizer=optimizer, learning_rate=learning_rate)
+    training = Training.read(
+        {"epochs": 1, "optimizer": optimizer, "learning_rate": learning_rate}, where="lottery"
+    )
     loaded = load_task(task, data_dir=data_dir, batch_size=batch_size)
     network = starting_network(loaded, model, seed, None)
     folder = _made(out or Path(f"{task}-{model}-lottery"))
@@ -122,10 +123,7 @@ def lottery_command(
     if as_json:
         print(json.dumps({"folder": str(folder)} | report.to_dict()))
         return
-    console = Console()
-    if not console.is_terminal:  # a pipe or a file has no width: tables are not to be cut
-        console.width = 200
-    console.print(Report(report.title, report.summary, report.rows, notes=report.notes))
+    show_text(Report(report.title, report.summary, report.rows, notes=report.notes))
     print(f"\nThe whole report and the masks: {folder}{os.sep}")
 
 

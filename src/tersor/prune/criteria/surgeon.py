@@ -49,7 +49,7 @@ def inverse_diagonal(vectors: Tensor, samples: int, damping: float) -> Tensor:
     vectors = vectors.double()
     inner = vectors @ vectors.mT / damping
     inner.diagonal(dim1=1, dim2=2).add_(samples)
-    roots = torch.linalg.solve_triangular(factor(inner), vectors, upper=False)  # (blocks, m, n)
+    roots: Tensor = torch.linalg.solve_triangular(factor(inner), vectors, upper=False)  # (b, m, n)
     return (1 - roots.square().sum(1) / damping) / damping
 
 
