@@ -94,7 +94,8 @@ def test_what_did_not_move_or_is_zero_or_came_back_has_finite_scores():
             optimizer.step()
     assert model.weight.tolist() == [[1.0, 0.0, 0.0, 2.0]]
     scores = method.scores(model, None)["weight"]
-    assert scores[0, :3].tolist() == [0.0, 0.0, 0.0]  # never pushed; now 0, so its going costs nothing
+    # Never pushed; now 0, so its going costs nothing; always 0.
+    assert scores[0, :3].tolist() == [0.0, 0.0, 0.0]
     assert torch.isfinite(scores).all()
     with pytest.raises(ConfigError, match="criterion Karnin: no step has been made"):
         Karnin(model).scores(model, None)
