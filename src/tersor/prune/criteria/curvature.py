@@ -8,7 +8,7 @@ model). Neither has the network's own curvature, and both are never negative.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 
 import torch
 from torch import Tensor, nn
@@ -20,7 +20,7 @@ from tersor.prune.criteria.entries import precise
 from tersor.prune.criteria.twice import mean_product
 from tersor.prune.scoring import Scores, ScoringData, differentiable
 
-Vectors = Iterator[list[list[Tensor]]]
+Vectors = Generator[list[list[Tensor]]]
 """For each sample its vectors, each a tensor per weight."""
 
 

@@ -160,7 +160,7 @@ def _gate_gradients(
                 for weight in weights:
                     hook = _gate(name, weight, len(inputs), gates, positions)
                     for module in users(model, weight):
-                        stack.enter_context(_removing(module.register_forward_hook(hook)))
+                        stack.callback(module.register_forward_hook(hook).remove)
                 value = loss(model(inputs), targets)
             if not gates:  # every weight is refused, which is said where its scores are asked for
                 continue
@@ -194,11 +194,3 @@ def _gate(
         return output * gates[weight.name].view(view)
 
     return hook
-
-
-@contextlib.contextmanager
-def _removing(handle: torch.utils.hooks.RemovableHandle) -> Iterator[None]:
-    try:
-        yield
-    finally:
-        handle.remove()

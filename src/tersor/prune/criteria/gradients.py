@@ -52,8 +52,8 @@ def taylor(model: nn.Module, data: ScoringData) -> Scores:
     to two batches matters. With one batch the order is that of `snip`.
 
     Source: Molchanov, Mallya, Tyree, Frosio and Kautz 2019, arXiv 1906.10771, eq. 7, for single
-    weights; averaged over mini-batches as in their section 3.3. `taylor_gate` is their eq. 8 and
-    the criterion of 2017, for whole channels.
+    weights; averaged over mini-batches as in their section 3.3. Of a group, the mean score
+    is their sum of individual importances divided by its size. `taylor_gate` is that of 2017.
 
     >>> model = nn.Linear(2, 1, bias=False)
     >>> _ = model.weight.data.copy_(torch.tensor([[3.0, -1.0]]))

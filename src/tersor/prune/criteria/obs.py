@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from tersor.core.errors import ConfigError
 from tersor.core.tables import look_up
 from tersor.core.weights import Weight, prunable
-from tersor.prune.criteria.curvature import CURVATURES
+from tersor.prune.criteria.curvature import CURVATURES, Vectors
 from tersor.prune.criteria.entries import as_units, from_units, precise, refusing
 from tersor.prune.criteria.surgeon import inverse_diagonal, losses
 from tersor.prune.scoring import Scores, ScoringData
@@ -116,11 +116,11 @@ class Blocks:
         units = as_units(weight, weight.parameter.detach())
         return from_units(weight, values.reshape(units.shape)).to(precise(weight.parameter).dtype)
 
-    def _collect(self, samples: Iterator[list[list[Tensor]]]) -> None:
+    def _collect(self, samples: Vectors) -> None:
         """All vectors, by weight, by unit: (vectors, weights of the tensor)."""
         found: dict[str, list[Tensor]] = {w.name: [] for w in self.weights}
         self.samples = numbers = 0
-        with contextlib.closing(samples):  # type: ignore[type-var]  # ends its hold on the model
+        with contextlib.closing(samples):  # an error here must not leave its hold on the model
             for vectors in samples:
                 self.samples += 1
                 for vector in vectors:
