@@ -38,9 +38,9 @@ class Setting:
 
     task: str = "mnist"
     batch_size: int = 128
-    steps: int = 4000
+    steps: int = 2000
     rate: float = 1e-3
-    tuning_steps: int = 300
+    tuning_steps: int = 200
     tuning_rate: float = 5e-4
     samples: int = 1000
     few: int = 50

@@ -25,7 +25,7 @@ def draw(found: Results, path: Path) -> None:
     for axis, density in zip(axes, DENSITIES, strict=True):
         for stage, colour, label in (
             ("plain", "tab:orange", "as pruned"),
-            ("tuned", "tab:blue", "after 300 steps"),
+            ("tuned", "tab:blue", "after tuning"),
         ):
             values = [found[name, "global", density, stage] for name in names]
             means = [statistics.mean(v) for v in values]
