@@ -5,10 +5,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import settings
 
 # Sums depend on the number of threads, and tests compare bytes with those of other processes.
 os.environ["OMP_NUM_THREADS"] = "1"
 torch.set_num_threads(1)
+
+# A busy machine is no failure: no test of ours is about time.
+settings.register_profile("tersor", deadline=None)
+settings.load_profile("tersor")
 
 
 @pytest.fixture(scope="session")

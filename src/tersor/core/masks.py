@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from tersor.core.checkpoint import load_checkpoint, save_checkpoint
 from tersor.core.errors import ConfigError, FormatError
 from tersor.core.hooks import Attachment, require_owned
+from tersor.core.report import Value
 from tersor.core.weights import Weight
 
 
@@ -69,6 +70,20 @@ class MaskSet(Mapping[str, Tensor]):
     def density(self) -> float:
         """Kept / all, over all masks."""
         return self.kept / max(self.total, 1)
+
+    def rows(self, weights: Iterable[Weight]) -> list[dict[str, Value]]:
+        """What is kept of each weight, as the rows of a report."""
+        return [
+            {
+                "name": weight.name,
+                "kind": weight.kind,
+                "shape": "x".join(map(str, weight.shape)),
+                "weights": weight.parameter.numel(),
+                "kept": (kept := int(self[weight.name].sum())),
+                "density": kept / max(weight.parameter.numel(), 1),
+            }
+            for weight in weights
+        ]
 
     def apply(self, model: nn.Module) -> None:
         """Set every weight that is not kept to +0.0, in place.

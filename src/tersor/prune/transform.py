@@ -146,17 +146,7 @@ def describe(
     return Report(
         "Pruning",
         {"density asked": asked, "density reached": masks.density, "kept": masks.kept},
-        [
-            {
-                "name": weight.name,
-                "kind": weight.kind,
-                "shape": "x".join(map(str, weight.shape)),
-                "weights": weight.parameter.numel(),
-                "kept": (kept := int(masks[weight.name].sum())),
-                "density": kept / max(weight.parameter.numel(), 1),
-            }
-            for weight in weights
-        ],
+        masks.rows(weights),
         skipped,
     )
 

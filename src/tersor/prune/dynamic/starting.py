@@ -62,16 +62,5 @@ def describe(
     summary: Mapping[str, Value],
 ) -> Report:
     """The report of a method on the masks as they are."""
-    rows: list[dict[str, Value]] = [
-        {
-            "name": weight.name,
-            "kind": weight.kind,
-            "shape": "x".join(map(str, weight.shape)),
-            "weights": weight.parameter.numel(),
-            "kept": (kept := int(masks[weight.name].sum())),
-            "density": kept / max(weight.parameter.numel(), 1),
-        }
-        for weight in weights
-    ]
     summary = {"density": masks.density, "kept": masks.kept, **summary}
-    return Report(title, summary, rows, skipped)
+    return Report(title, summary, masks.rows(weights), skipped)

@@ -10,7 +10,7 @@ from torch.nn.utils import parametrize
 
 from tersor.core.errors import ConfigError
 from tersor.core.masks import MaskSet
-from tersor.core.report import Report
+from tersor.core.report import Report, Value
 from tersor.core.weights import Weight, prunable
 
 
@@ -77,22 +77,8 @@ def describe(
     title: str, weights: Iterable[Weight], masks: MaskSet, skipped: Mapping[str, str]
 ) -> Report:
     """A report on masks that were learned."""
-    return Report(
-        title,
-        {"density reached": masks.density, "kept": masks.kept},
-        [
-            {
-                "name": weight.name,
-                "kind": weight.kind,
-                "shape": "x".join(map(str, weight.shape)),
-                "weights": weight.parameter.numel(),
-                "kept": (kept := int(masks[weight.name].sum())),
-                "density": kept / max(weight.parameter.numel(), 1),
-            }
-            for weight in weights
-        ],
-        skipped,
-    )
+    summary: dict[str, Value] = {"density reached": masks.density, "kept": masks.kept}
+    return Report(title, summary, masks.rows(weights), skipped)
 
 
 def _from_parametrizations(module: nn.Module, path: str) -> Iterator[tuple[str, Tensor]]:
