@@ -20,7 +20,7 @@ from tersor.prune.initial import (
 )
 from tersor.tasks.networks.mlp import mlp
 
-STEPS, QUICK = 4000, 500
+STEPS, QUICK = 1000, 300
 MNIST, FASHION = "mnist", "fashion-mnist"
 
 
@@ -33,7 +33,7 @@ def _results(folder: Path, settings: dict[str, Any], seeds: int, compute: Any) -
 
 def transfer(folder: Path, seeds: int, quick: bool, data_dir: str | None) -> str:
     """LeNet-300-100 at 95 %: masks of either data set, with and without labels, on either."""
-    steps, density = QUICK if quick else STEPS, 0.05
+    steps, density = QUICK if quick else 4 * STEPS, 0.05
     rows = []
     for source, loss in [
         (None, "labels"),
