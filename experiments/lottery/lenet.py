@@ -9,7 +9,7 @@ from running import mean_and_range, table
 from training import accuracies, adam, glorot, unit_norm_mnist, validation_loss
 
 from tersor.prune.lottery import Record, Tickets, TicketSettings, find_tickets
-from tersor.tasks import Task, build_model
+from tersor.tasks import Task, build_model, load_task
 
 RUNS = Path(__file__).parent / "runs"
 CONTROLLED = (3, 7, 9, 15)
@@ -21,13 +21,34 @@ ACCURACY = "test accuracy %"
 
 def main(seeds: list[int], quick: bool, data_dir: str | None) -> str:
     """The table of all levels."""
-    steps = 1_500 if quick else 15_000
+    steps = 1_000 if quick else 15_000
     found = trained(seeds, steps, data_dir)
     if not quick and len(seeds) > 1:
         from pictures import draw
 
         draw(found, steps, Path(__file__).parent / "lenet.png")
     return table(rows(found))
+
+
+def pixels(seeds: list[int], quick: bool, data_dir: str | None) -> str:
+    """The dense network with the authors' pixels, and with standardised ones."""
+    steps = 1_000 if quick else 15_000
+    lines = []
+    for title, task in (
+        ("of unit length", load(data_dir)),
+        ("standardised", load_task("mnist", data_dir=data_dir, batch_size=60)),
+    ):
+        found = [_search(task, seed, TicketSettings(steps=steps, rounds=0)) for seed in seeds]
+        dense = [tickets.levels[0].record for tickets in found]
+        lines.append(
+            {
+                "images": title,
+                "early-stop step": mean_and_range([r.early_stop_step for r in dense], 0),
+                "test % there": mean_and_range([r.at_early_stop[ACCURACY] for r in dense]),
+                "test % at the end": mean_and_range([r.at_end[ACCURACY] for r in dense]),
+            }
+        )
+    return table(lines)
 
 
 def trained(seeds: list[int], steps: int, data_dir: str | None) -> list[Record]:

@@ -26,6 +26,7 @@ from running import options, put
 FOLDER = Path(__file__).parent
 PARTS: dict[str, Callable[..., str]] = {
     "lenet": lenet.main,
+    "pixels": lenet.pixels,
     "stability": stability.main,
     "dropout": dropout.main,
     "conv2": conv2.main,

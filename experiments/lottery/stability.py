@@ -24,7 +24,7 @@ SPARSE_LEVEL = 15
 def main(seeds: list[int], quick: bool, data_dir: str | None) -> str:
     """Barriers in points of test error, for dense networks and for those with 3.6 % of it."""
     task = lenet.load(data_dir)
-    steps = 1_500
+    steps = 1_000 if quick else 1_500
     lines = {
         "dense, one start, two orders of the data": "same start",
         "dense, two starts": "two starts",
@@ -32,7 +32,7 @@ def main(seeds: list[int], quick: bool, data_dir: str | None) -> str:
         "ticket (3.6 %), one start, two orders": "ticket",
         "random mask (3.6 %), one start, two orders": "random-mask",
     }
-    search_steps = 1_500 if quick else 15_000
+    search_steps = 1_000 if quick else 15_000
     rows = []
     for title, what in lines.items():
         results = [_measured(task, what, seed, steps, search_steps) for seed in seeds]
