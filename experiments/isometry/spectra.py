@@ -8,6 +8,7 @@ from typing import Any
 from networks import draw, enforce, mnist, prune
 from running import kept, table
 
+from tersor.core.errors import ConfigError
 from tersor.measure.jacobian import Spectrum, jacobian_spectrum
 
 DENSITIES = (1.0, 0.7, 0.5, 0.3, 0.2, 0.1, 0.05)
@@ -22,7 +23,10 @@ def run(criterion: str, density: float, seed: int, data_dir: str | None) -> dict
     found = {}
     masks = None
     if density < 1:
-        masks = prune(net, density, criterion, task, seed)
+        try:
+            masks = prune(net, density, criterion, task, seed)
+        except ConfigError:  # it would leave a layer empty
+            return {}
     found["pruned"] = _numbers(jacobian_spectrum(net, inputs))
     if masks is not None:
         enforce(net, masks)
@@ -48,6 +52,9 @@ def main(folder: Path, seeds: int, quick: bool, data_dir: str | None) -> str:
                 )
                 for seed in range(seeds)
             ]
+            if not all(results):
+                row[f"{criterion}, pruned"] = "a layer is empty"
+                continue
             for stage in ("pruned", "isometric"):
                 if stage in results[0]:
                     mean, std = (
