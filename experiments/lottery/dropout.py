@@ -1,4 +1,4 @@
-"""Dropout and pruning together: LeNet-300-100 with half of its hidden units dropped."""
+"""Dropout and one-shot pruning together: LeNet-300-100, half of its hidden units dropped."""
 
 from __future__ import annotations
 
@@ -12,14 +12,15 @@ from training import accuracies, adam, glorot, validation_loss
 from tersor.prune.lottery import Record, TicketSettings, find_tickets
 from tersor.tasks import Task, build_model
 
-LEVELS = (0, 3, 5, 7)
+LEVELS = (0, 3, 7)
 
 
 def main(seeds: list[int], quick: bool, data_dir: str | None) -> str:
     """Accuracy at the early-stop step, with dropout beside without."""
     steps = 1_000 if quick else 15_000
     task = lenet.load(data_dir)
-    plain = [r for r in lenet.trained(seeds, steps, data_dir) if r.what == "ticket"]
+    all_plain = lenet.trained(seeds, steps, data_dir)
+    plain = [r for r in all_plain if r.what == "one-shot" or r.level == 0]
     dropped = [record for seed in seeds for record in _tickets(task, seed, steps)]
     rows = []
     for level in LEVELS:
@@ -48,7 +49,9 @@ def _tickets(task: Task, seed: int, steps: int) -> list[Record]:
     trainer = adam(with_dropout(build_model("lenet-300-100"), 0.5), task, seed, 1.2e-3)
     found = find_tickets(
         trainer,
-        TicketSettings(steps=steps, rounds=max(LEVELS), seed=seed),
+        TicketSettings(
+            steps=steps, rounds=max(LEVELS), one_shot=True, one_shot_levels=LEVELS[1:], seed=seed
+        ),
         validate=validation_loss(task),
         evaluate=accuracies(task, train=False),
         folder=lenet.RUNS,

@@ -28,7 +28,7 @@ ROUNDS, DROPPED = 4, 0.4
 def main(seeds: list[int], quick: bool, data_dir: str | None) -> str:
     """Two tables: barriers against k, and accuracy of the ways to train again."""
     task = load_task("fashion-mnist", data_dir=data_dir, batch_size=64)
-    steps = 240 if quick else 1_200
+    steps = 240 if quick else 400
     late = steps // 8
     barriers = []
     for k in (0, steps // 32, steps // 8, steps // 2):
