@@ -61,6 +61,7 @@ def _table(networks, folder: Path, seeds: int, quick: bool, data_dir: str | None
                     "network": model,
                     "sparsity %": "dense" if density == 1 else f"{100 * (1 - density):.0f}",
                     "kept": "" if density == 1 else f"{sum(results[0]['kept'].values()):,}",
+                    "seeds": len(results),
                     "error %": mean_and_range(errors),
                 }
             )

@@ -64,6 +64,7 @@ def main(folder: Path, seeds: int, quick: bool, data_dir: str | None) -> str:
                     if density == 1
                     else ("drawn again" if redrawn else "those scored"),
                     "kept": "" if density == 1 else f"{sum(results[0]['kept'].values()):,}",
+                    "seeds": len(results),
                     "published error %": published,
                     "error %": mean_and_range(errors),
                     "difference": f"{sum(errors) / len(errors) - published:+.2f}",
