@@ -43,7 +43,7 @@ class Setting:
     tuning_steps: int = 200
     tuning_rate: float = 5e-4
     samples: int = 1000
-    few: int = 50
+    few: int = 30
     units: bool = False
 
 

@@ -7,18 +7,18 @@ from pathlib import Path
 
 from tables import Results, interval, names_of
 
-DENSITIES = (0.1, 0.02)
+DENSITIES = (0.1, 0.05)
 
 
 def draw(found: Results, path: Path) -> None:
-    """One panel a density, the allocation global; the criteria in the order of the first panel."""
+    """One panel a density; the criteria in the order of the last one."""
     import matplotlib
 
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     def error(name: str, density: float, stage: str) -> float:
-        return statistics.mean(found[name, "global", density, stage])
+        return statistics.mean(found[name, density, stage])
 
     names = sorted(names_of(found), key=lambda n: error(n, DENSITIES[-1], "tuned"), reverse=True)
     figure, axes = plt.subplots(1, len(DENSITIES), figsize=(9, 6), sharey=True)
@@ -27,7 +27,7 @@ def draw(found: Results, path: Path) -> None:
             ("plain", "tab:orange", "as pruned"),
             ("tuned", "tab:blue", "after tuning"),
         ):
-            values = [found[name, "global", density, stage] for name in names]
+            values = [found[name, density, stage] for name in names]
             means = [statistics.mean(v) for v in values]
             halves = [interval(v) for v in values]
             low = [min(h, 0.9 * m) for h, m in zip(halves, means, strict=True)]
@@ -41,7 +41,7 @@ def draw(found: Results, path: Path) -> None:
             )
             base = means[names.index("magnitude")]
             axis.axvline(base, color=colour, lw=0.8, ls=":")
-        dense = statistics.mean(found["dense", "", 1.0, "plain"])
+        dense = statistics.mean(found["dense", 1.0, "plain"])
         axis.axvline(dense, color="grey", lw=0.8)
         axis.set(xscale="log", xlabel="test error, %", title=f"{density:.0%} of the weights")
         axis.grid(axis="y", alpha=0.3)
