@@ -175,7 +175,7 @@ TITLES = {
 
 
 def main() -> None:
-    given = options(__doc__, first=0, only="", task_steps=300, images=40)
+    given = options(__doc__, first=0, only="", tasks=20, task_steps=300, images=40)
     seeds = range(given.first, given.first + (1 if given.quick else given.seeds))
     steps = 430 if given.quick else 2150
     plan = [("dense", 1.0)]
@@ -213,7 +213,7 @@ def main() -> None:
     if given.only not in ("", "supsup"):
         return
     tasks, task_steps, images = (
-        (5, 100, 10) if given.quick else (20, given.task_steps, given.images)
+        (5, 100, 10) if given.quick else (given.tasks, given.task_steps, given.images)
     )
     together, apart = [], []
     for seed in seeds:
@@ -262,14 +262,14 @@ def main() -> None:
     if given.write:
         put(HERE / "README.md", "mnist", table(rows))
         put(HERE / "README.md", "supsup", table(many_rows))
-        picture(points, together, apart)
+        picture(points, together, apart, tasks)
 
 
 _COLUMNS = ("what", "task found %", "test error %", "bytes")
 
 
-def picture(points: Any, together: Any, apart: Any) -> None:
-    """Errors of the single networks against density, and of the twenty tasks."""
+def picture(points: Any, together: Any, apart: Any, tasks: int) -> None:
+    """Errors of the single networks against density, and of the many tasks."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -292,7 +292,7 @@ def picture(points: Any, together: Any, apart: Any) -> None:
     for place, (_, found) in enumerate(errors):
         right.plot([place] * len(found), found, "k.")
     right.set_xticks(range(len(errors)), [name for name, _ in errors], fontsize=6)
-    right.set(ylabel="test error, %", title="20 permutations of MNIST")
+    right.set(ylabel="test error, %", title=f"{tasks} permutations of MNIST")
     figure.savefig(HERE.parents[1] / "docs" / "images" / "supermasks.png", dpi=110)
 
 
