@@ -13,7 +13,7 @@ RECURRENT = {
     "lstm-s": ("mnist", 100, 300, 0.1, (1.0, 0.05)),
     "gru-s": ("mnist", 100, 300, 0.1, (1.0, 0.05)),
 }
-QUICK = 60
+QUICK = 20
 
 
 def run(
