@@ -31,10 +31,10 @@ def random_mask(model: nn.Module, masks: MaskSet, generator: torch.Generator) ->
 
     Source: Frankle and Carbin 2019, arXiv 1803.03635, appendix E ("random sparsity").
 
-    >>> masks = MaskSet({"weight": torch.tensor([[True, True, False, False]])})
-    >>> new = random_mask(nn.Linear(4, 1), masks, torch.Generator().manual_seed(0))
+    >>> masks = MaskSet({"weight": torch.arange(100).view(1, 100) < 30})
+    >>> new = random_mask(nn.Linear(100, 1), masks, torch.Generator().manual_seed(0))
     >>> int(new["weight"].sum()), torch.equal(new["weight"], masks["weight"])
-    (2, False)
+    (30, False)
     """
     return MaskSet({name: _shuffled(mask.cpu(), generator) for name, mask in masks.items()})
 
