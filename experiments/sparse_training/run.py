@@ -38,6 +38,7 @@ DENSITIES = (0.10, 0.05, 0.02, 0.01)
 PATTERNS = ("1:4", "2:4", "2:8")
 EVERY = 50  # optimizer steps between two updates
 RATE = 0.1
+WEIGHTS = 266_200  # of LeNet-300-100, without biases
 MASKED = ("static", "set", "rigl", "snfs", "dsr", "deep_r", "top_kast", "gradual")
 WAYS = ("small dense", *MASKED)
 LABELS = {
@@ -97,18 +98,18 @@ def network(widths: Sequence[int] = (300, 100)) -> nn.Module:
 
 
 def small_widths(density: float) -> tuple[int, int]:
-    """The widths of the dense network with the proportions of LeNet-300-100 and as many weights."""
-    budget = round(density * 266_200)
+    """The widths of a dense network with as many weights: as 3 to 1, the second at least 10."""
+    budget = round(density * WEIGHTS)
 
     def weights(first: int) -> int:
-        return 784 * first + first * _third(first) + 10 * _third(first)
+        return 784 * first + first * _second(first) + 10 * _second(first)
 
     first = max(n for n in range(1, 301) if weights(n) <= budget)
-    return first, _third(first)
+    return first, _second(first)
 
 
-def _third(first: int) -> int:
-    return max(round(first / 3), 1)
+def _second(first: int) -> int:
+    return max(round(first / 3), 10)
 
 
 def train(model: nn.Module, task: Task, steps: int, seed: int, methods: Sequence[Method]) -> float:
@@ -125,29 +126,27 @@ def cosine_rate(step: int, *, steps: int) -> float:
 
 
 def one(way: str, density: float, steps: int, seed: int, task: Task) -> dict[str, float]:
-    """One network, trained one way: its errors, its density and what a step costs."""
+    """One network, trained one way: its errors, and the weights that are not zero."""
     torch.manual_seed(seed)
     model = network(small_widths(density) if way == "small dense" else (300, 100))
-    weights = 266_200
     methods = [method(way, model, density, steps, seed)] if way in MASKED else []
     seconds = train(model, task, steps, seed, methods)
-    left = sum(int((p != 0).sum()) for p in model.parameters() if p.dim() > 1)
-    sparse, every = density * weights, EVERY
-    if way in ("rigl", "snfs"):
-        cost = training_cost(way, dense=weights, sparse=sparse, every=every)
+    return _errors(model, task) | {"left": _left(model), "seconds": seconds}
+
+
+def cost(way: str, density: float, steps: int) -> float:
+    """Of training this way, in theory; dense training is 1. A weight is one multiply-accumulate."""
+    if way in ("dense", "rigl", "snfs"):
+        whole = training_cost(way, dense=1.0, sparse=density, every=EVERY)
     elif way == "top_kast":
-        cost = training_cost(way, dense=weights, sparse=sparse, backward=2 * sparse)
+        whole = training_cost(way, dense=1.0, sparse=density, backward=2 * density)
     elif way == "gradual":
         at = partial(cubic, start=0, end=steps * 3 // 4, final=density)
-        mean = statistics.mean(at(step // every * every) for step in range(steps))
-        cost = training_cost("static", dense=weights, sparse=mean * weights)
-    else:  # every weight costs one multiply-accumulate, so masks that move cost the same
-        cost = training_cost("static", dense=weights, sparse=left if way != "dense" else weights)
-    return _errors(model, task) | {
-        "left": left,
-        "cost": cost / (3 * weights),
-        "seconds": seconds,
-    }
+        mean = statistics.mean(at(step // EVERY * EVERY) for step in range(steps))
+        whole = training_cost("static", dense=1.0, sparse=mean)
+    else:  # masks that move without looking at dense tensors cost what fixed ones do
+        whole = training_cost("static", dense=1.0, sparse=density)
+    return whole / 3
 
 
 def n_of_m(way: str, pattern: str, steps: int, seed: int, task: Task) -> dict[str, float]:
@@ -163,8 +162,11 @@ def n_of_m(way: str, pattern: str, steps: int, seed: int, task: Task) -> dict[st
     else:
         decay = 2e-4 if way == "SR-STE" else 0.0
         seconds += train(model, task, steps, seed, [DYNAMIC["sr_ste"](model, pattern, decay=decay)])
-    left = sum(int((p != 0).sum()) for p in model.parameters() if p.dim() > 1)
-    return _errors(model, task) | {"left": left, "seconds": seconds}
+    return _errors(model, task) | {"left": _left(model), "seconds": seconds}
+
+
+def _left(model: nn.Module) -> int:
+    return sum(int((p != 0).sum()) for p in model.parameters() if p.dim() > 1)
 
 
 def _errors(model: nn.Module, task: Task) -> dict[str, float]:
@@ -177,7 +179,7 @@ def _errors(model: nn.Module, task: Task) -> dict[str, float]:
 Results = dict[tuple[str, Any], list[dict[str, float]]]
 
 
-def methods_table(found: Results, densities: Sequence[float]) -> str:
+def methods_table(found: Results, densities: Sequence[float], steps: int) -> str:
     rows = []
     for way in ("dense", *WAYS):
         row = {"way": LABELS[way]}
@@ -186,8 +188,7 @@ def methods_table(found: Results, densities: Sequence[float]) -> str:
             row[f"{density:.0%}"] = mean_and_range([r["test"] for r in runs]) if runs else ""
         if way == "dense":
             row["100%"] = mean_and_range([r["test"] for r in found["dense", 1.0]])
-        key = (way, 1.0 if way == "dense" else 0.05)
-        row[COST] = f"{found[key][0]['cost']:.3f}"
+        row[COST] = f"{cost(way, 0.05, steps):.3f}"
         published = PUBLISHED.get(way, {})
         rows.append(row | {column: published.get(column, "") for column in (LENET, RESNET)})
     columns = ["way", "100%", *(f"{d:.0%}" for d in densities), COST, LENET, RESNET]
@@ -210,7 +211,7 @@ def patterns_table(found: Results) -> str:
     )
 
 
-def picture(found: Results, densities: Sequence[float], path: Path) -> None:
+def picture(found: Results, densities: Sequence[float], steps: int, path: Path) -> None:
     """Test error against the cost of training, one line a way."""
     import matplotlib
 
@@ -228,7 +229,7 @@ def picture(found: Results, densities: Sequence[float], path: Path) -> None:
         axes[0].errorbar(
             [100 * d for d in densities], means, [low, high], label=LABELS[way], **shared
         )
-        axes[1].plot([each[0]["cost"] for each in runs], means, **shared)
+        axes[1].plot([cost(way, density, steps) for density in densities], means, **shared)
     dense = statistics.mean(r["test"] for r in found["dense", 1.0])
     for axis in axes:
         axis.axhline(dense, color="black", linestyle=":", linewidth=1)
@@ -238,7 +239,8 @@ def picture(found: Results, densities: Sequence[float], path: Path) -> None:
     axes[0].set_xlabel("density, %")
     axes[0].set_ylabel("test error, %")
     axes[1].set_xlabel("cost of training / dense")
-    axes[0].set_yticks([2, 3, 5, 10], ["2", "3", "5", "10"])
+    axes[0].set_ylim(2, 30)
+    axes[0].set_yticks([2, 3, 5, 10, 20], ["2", "3", "5", "10", "20"])
     axes[0].minorticks_off()
     axes[0].set_xticks([100 * d for d in densities], [f"{100 * d:g}" for d in densities])
     axes[0].legend(fontsize=7)
@@ -265,7 +267,8 @@ def main() -> None:
             for way in WAYS:
                 record(
                     (way, density),
-                    {"way": way, "density": density, "seed": seed},
+                    {"way": way, "density": density, "seed": seed}
+                    | ({"widths": small_widths(density)} if way == "small dense" else {}),
                     partial(one, way, density, steps, seed, task),
                 )
         for pattern in PATTERNS:
@@ -275,12 +278,14 @@ def main() -> None:
                     {"way": way, "pattern": pattern, "seed": seed},
                     partial(n_of_m, way, pattern, steps, seed, task),
                 )
-    by_method, by_pattern = methods_table(found, DENSITIES), patterns_table(found)
+    by_method, by_pattern = methods_table(found, DENSITIES, steps), patterns_table(found)
     print(by_method, by_pattern, sep="\n\n")
     if given.write:
         put(FOLDER / "README.md", "methods", by_method)
         put(FOLDER / "README.md", "patterns", by_pattern)
-        picture(found, DENSITIES, FOLDER.parents[1] / "docs" / "images" / "sparse-training.png")
+        picture(
+            found, DENSITIES, steps, FOLDER.parents[1] / "docs" / "images" / "sparse-training.png"
+        )
 
 
 if __name__ == "__main__":
