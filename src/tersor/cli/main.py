@@ -15,6 +15,7 @@ from tersor.cli.lottery import lottery_command
 from tersor.cli.networks import network_of, starting_network
 from tersor.cli.options import DataDir, Json, ModelName, RecipeFile, Seed, TaskName, Weights
 from tersor.cli.pruning import prune_command
+from tersor.cli.sensitivity import sensitivity_command
 from tersor.cli.showing import show, show_result, show_text
 from tersor.compress import Recipe, Result, Train, compress, read_recipe, recipe_for
 from tersor.core.errors import ConfigError
@@ -136,6 +137,7 @@ def _run(
 
 
 app.command(name="prune")(prune_command)
+app.command(name="sensitivity")(sensitivity_command)
 app.command(name="lottery")(lottery_command)
 
 

@@ -145,8 +145,9 @@ def mean_gradients(
             if not means:
                 means = [gradient.contiguous() for gradient in found]
             else:
-                for mean, gradient in zip(means, found, strict=True):
-                    mean.lerp_(gradient, len(inputs) / samples)
+                for index, gradient in enumerate(found):
+                    # Not in place: parameters that are added share one gradient tensor.
+                    means[index] = means[index].lerp(gradient, len(inputs) / samples)
     return means
 
 

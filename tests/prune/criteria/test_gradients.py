@@ -95,10 +95,12 @@ def test_parameters_that_are_added_have_scores_of_their_own(data):
         def forward(self, inputs):
             return nn.functional.linear(inputs, self.a.weight + self.b.weight)
 
-    model, one = Sum().double(), ScoringData(data.batches[:1])
-    found = slopes(lambda: total_loss(model, one), model)
-    close(gradient_magnitude(model, one), {n: s.abs() for n, s in found.items()})
-    a, b = model.a.weight.detach(), model.b.weight.detach()
-    expected = {"a.weight": a * found["a.weight"], "b.weight": b * found["b.weight"]}
-    close(snip(model, one), {n: e.abs() for n, e in expected.items()})
-    close(taylor(model, one), {n: e.square() for n, e in expected.items()})
+    model = Sum().double()
+    weights = {"a.weight": model.a.weight.detach(), "b.weight": model.b.weight.detach()}
+    for given in (ScoringData(data.batches[:1]), data):
+        found = slopes(lambda given=given: total_loss(model, given), model)
+        close(gradient_magnitude(model, given), {n: s.abs() for n, s in found.items()})
+        expected = {name: weight * found[name] for name, weight in weights.items()}
+        close(snip(model, given), {n: e.abs() for n, e in expected.items()})
+        if given is not data:  # of several batches it is the mean of their squares
+            close(taylor(model, given), {n: e.square() for n, e in expected.items()})
