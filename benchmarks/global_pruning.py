@@ -2,9 +2,10 @@
 
     python benchmarks/global_pruning.py [--write benchmarks/global_pruning.md]
 
-Beside `prune_` stand a pass without a sort (`kthvalue` over all magnitudes, and the mask) and `torch.nn.utils.prune.global_unstructured`. Each is a process of its own, so that its
-peak of resident memory, less that with the model alone, is what it took; the ways take turns, and
-the table has medians over the rounds.
+Beside `prune_` stand a pass without a sort (`kthvalue` over all magnitudes, and the mask) and
+`torch.nn.utils.prune.global_unstructured`. Each is a process of its own, so that its peak of
+resident memory, less that with the model alone, is what it took; the ways take turns, and the
+table has medians over the rounds.
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Draw what each pattern keeps of one matrix of weights, at half its density.
 
-    python experiments/patterns/run.py --write
+python experiments/patterns/run.py --write
 """
 
 from __future__ import annotations
