@@ -226,10 +226,9 @@ def picture(found: Results, densities: Sequence[float], steps: int, path: Path) 
         low = [mean - min(span) for mean, span in zip(means, spans, strict=True)]
         high = [max(span) - mean for mean, span in zip(means, spans, strict=True)]
         shared = {"marker": "os^vD*Pxd"[number], "markersize": 5, "linewidth": 1.2}
-        axes[0].errorbar(
-            [100 * d for d in densities], means, [low, high], label=LABELS[way], **shared
-        )
-        axes[1].plot([cost(way, density, steps) for density in densities], means, **shared)
+        axes[0].errorbar([100 * d for d in densities], means, [low, high], **shared)
+        costs = [cost(way, density, steps) for density in densities]
+        axes[1].plot(costs, means, label=LABELS[way], **shared)
     dense = statistics.mean(r["test"] for r in found["dense", 1.0])
     for axis in axes:
         axis.axhline(dense, color="black", linestyle=":", linewidth=1)
@@ -243,7 +242,7 @@ def picture(found: Results, densities: Sequence[float], steps: int, path: Path) 
     axes[0].set_yticks([2, 3, 5, 10, 20], ["2", "3", "5", "10", "20"])
     axes[0].minorticks_off()
     axes[0].set_xticks([100 * d for d in densities], [f"{100 * d:g}" for d in densities])
-    axes[0].legend(fontsize=7)
+    axes[1].legend(fontsize=7, loc="upper right")
     figure.tight_layout()
     figure.savefig(path, dpi=90)
 
