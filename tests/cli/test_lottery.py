@@ -77,6 +77,8 @@ import os, signal, typer
 from tersor.cli import lottery
 from tersor.cli.lottery import lottery_command
 
+# A process in the background of a shell is started with the signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 shown = lottery._progress
 
 def progress(record):
