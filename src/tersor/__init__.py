@@ -20,11 +20,11 @@ from tersor.core.errors import (
 )
 from tersor.core.seeding import seed_everything
 from tersor.measure import evaluate
-from tersor.prune import GradualPruner, prune_
+from tersor.prune import GradualPruner, ScoringData, prune_
 from tersor.quantize import CodebookTuner, quantize_
 from tersor.store import inspect, load, pack, save, unpack
 from tersor.tasks import Task, build_model, load_task
-from tersor.train import Training, fit
+from tersor.train import Stepper, Training, fit
 from tersor.version import __version__
 
 __all__ = [
@@ -39,6 +39,8 @@ __all__ = [
     "Recipe",
     "Report",
     "Result",
+    "ScoringData",
+    "Stepper",
     "StorageError",
     "Task",
     "TersorError",

@@ -1,7 +1,7 @@
 """Which weights go: criterion, pattern, allocation and schedule, each for itself."""
 
 from tersor.prune.allocation import ALLOCATIONS
-from tersor.prune.criteria import CRITERIA, magnitude
+from tersor.prune.criteria import CRITERIA, Karnin, Movement, magnitude, since
 from tersor.prune.gradual import GradualPruner
 from tersor.prune.patterns import PATTERNS, pattern_of
 from tersor.prune.repair import REPAIRS
@@ -17,6 +17,8 @@ __all__ = [
     "SCHEDULES",
     "FirstBatches",
     "GradualPruner",
+    "Karnin",
+    "Movement",
     "ScoringData",
     "cubic",
     "geometric",
@@ -25,4 +27,5 @@ __all__ = [
     "one_shot",
     "pattern_of",
     "prune_",
+    "since",
 ]
