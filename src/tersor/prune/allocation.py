@@ -66,8 +66,9 @@ def global_(groups: Mapping[str, Groups], density: float) -> Counts:
     {'a': 1, 'b': 1}
     """
     scores = Lazily({name: partial(_scores, groups, name) for name in groups})
-    sizes = {name: g.size for name, g in groups.items()}
-    return highest_of_all(scores, _budget(groups, density), sizes)
+    found = {name: (g.size, g.weights) for name, g in groups.items()}
+    budget = kept_count(sum(weights for _, weights in found.values()), density)
+    return highest_of_all(scores, budget, {name: size for name, (size, _) in found.items()})
 
 
 def uniform(groups: Mapping[str, Groups], density: float) -> Counts:

@@ -19,20 +19,18 @@ _KEYS = {torch.float32: (torch.int32, 32), torch.float64: (torch.int64, 64)}
 
 
 @dataclass(frozen=True)
-class Cut:
-    """Where the highest numbers end: all above `key` are among them, of those at it the first.
+class _Cut:
+    """Where the highest numbers end: all above `key` are among them, and of those at it the first.
 
     Args:
-        key: of the last number, as an integer of the same order (see `_keys`).
-        dtype: the float type that the numbers were compared in.
-        ties: by name, how many of those at `key` are among the highest.
-        above: by name, how many are above it.
+        key: an integer of the same order as the numbers (see `_keys`); None: all are among them.
+        left: what is left for those at `key`.
+        dtype: the float type that the numbers are compared in.
     """
 
-    key: int
+    key: int | None
+    left: int
     dtype: torch.dtype
-    ties: Mapping[str, int]
-    above: Mapping[str, int]
 
 
 def highest_of_all(
@@ -53,7 +51,19 @@ def highest_of_all(
     """
     costs = costs or dict.fromkeys(numbers, 1)
     cut = _cut(numbers, budget, costs)
-    return {name: cut.above[name] + cut.ties[name] for name in numbers}
+    if cut.key is None:
+        return {name: tensor.numel() for name, tensor in numbers.items()}
+    counts, left = {}, cut.left
+    for name, tensor in numbers.items():
+        counts[name] = ties = 0
+        for keys in _keys(tensor, cut.dtype):
+            counts[name] += int((keys > cut.key).sum())
+            ties += int((keys == cut.key).sum())
+        taken = min(ties, left // costs[name])
+        counts[name] += taken
+        # What follows a tie that is too dear is not taken either.
+        left = left - taken * costs[name] if taken == ties else 0
+    return counts
 
 
 def highest(numbers: Tensor, count: int) -> Tensor:
@@ -67,8 +77,9 @@ def highest(numbers: Tensor, count: int) -> Tensor:
     if count <= 0:
         return torch.zeros_like(numbers, dtype=torch.bool)
     cut = _cut({"": numbers}, count, {"": 1})
+    assert cut.key is not None  # some are not among them
     kept = torch.empty(numbers.numel(), dtype=torch.bool, device=numbers.device)
-    left, begin = cut.ties[""], 0
+    left, begin = cut.left, 0
     for keys in _keys(numbers, cut.dtype):
         part = kept[begin : begin + len(keys)]
         torch.gt(keys, cut.key, out=part)
@@ -80,35 +91,21 @@ def highest(numbers: Tensor, count: int) -> Tensor:
     return kept.view(numbers.shape)
 
 
-def _cut(numbers: Mapping[str, Tensor], budget: int, costs: Mapping[str, int]) -> Cut:
+def _cut(numbers: Mapping[str, Tensor], budget: int, costs: Mapping[str, int]) -> _Cut:
     dtype = _common(numbers)
     bits = _KEYS[dtype][1]
-    above = dict.fromkeys(numbers, 0)
-    prefix, spent = 0, 0  # the leading digits of the cut, and what all above them cost
-    found: dict[str, Tensor] = {}
+    prefix, left = 0, budget  # the leading digits of the cut, and what those above them leave
     for shift in range(bits - _DIGIT, -1, -_DIGIT):
-        found = {name: _histogram(t, dtype, shift, prefix) for name, t in numbers.items()}
         cost = torch.zeros(1 << _DIGIT, dtype=torch.long)
-        for name, h in found.items():
-            cost += h * costs[name]
-        # What is taken if the cut is at this digit or above it, from the highest digit down.
-        reached = spent + cost.flip(0).cumsum(0)
-        place = int((reached <= budget).sum())  # so many digits are paid for wholly
-        digit = (1 << _DIGIT) - 1 - place
-        if digit < 0:  # all of them
-            return Cut(_lowest(bits), dtype, dict.fromkeys(numbers, 0), _sizes(numbers))
-        for name, h in found.items():
-            above[name] += int(h[digit + 1 :].sum())
-        spent = int(reached[place - 1]) if place else spent
-        prefix = (prefix << _DIGIT) | digit
-    ties = dict.fromkeys(numbers, 0)
-    for name, h in found.items():
-        there = int(h[digit])
-        ties[name] = min(there, (budget - spent) // costs[name])
-        spent += ties[name] * costs[name]
-        if ties[name] < there:
-            break
-    return Cut(prefix - (1 << (bits - 1)), dtype, ties, above)
+        for name, tensor in numbers.items():
+            cost += _histogram(tensor, dtype, shift, prefix) * costs[name]
+        reached = cost.flip(0).cumsum(0)  # by all from the highest digit down to each
+        paid = int((reached <= left).sum())  # so many digits are paid for wholly
+        if paid == 1 << _DIGIT:
+            return _Cut(None, 0, dtype)
+        left -= int(reached[paid - 1]) if paid else 0
+        prefix = (prefix << _DIGIT) | ((1 << _DIGIT) - 1 - paid)
+    return _Cut(prefix - (1 << (bits - 1)), left, dtype)
 
 
 def _histogram(numbers: Tensor, dtype: torch.dtype, shift: int, prefix: int) -> Tensor:
@@ -146,11 +143,3 @@ def _common(numbers: Mapping[str, Tensor]) -> torch.dtype:
     """float32 where it holds all numbers exactly, else float64."""
     exact = (torch.float32, torch.float16, torch.bfloat16, torch.bool)
     return torch.float32 if all(t.dtype in exact for t in numbers.values()) else torch.float64
-
-
-def _lowest(bits: int) -> int:
-    return -(1 << (bits - 1))
-
-
-def _sizes(numbers: Mapping[str, Tensor]) -> dict[str, int]:
-    return {name: tensor.numel() for name, tensor in numbers.items()}
