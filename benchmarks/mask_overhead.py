@@ -107,7 +107,8 @@ def main() -> None:
     text = "\n".join(lines) + "\n"
     print(text)
     if options.write:
-        command = "python benchmarks/mask_overhead.py --write benchmarks/mask_overhead.md"
+        write = "--write benchmarks/mask_overhead.md"
+        command = f"python benchmarks/mask_overhead.py --rounds {options.rounds} {write}"
         options.write.write_text(f"# Mask-holding overhead\n\n`{command}`\n\n{text}")
 
 
