@@ -108,7 +108,6 @@ def test_criterion_and_pattern_and_layers_can_be_chosen(trained, tersor):
 
 
 def test_the_picture_is_a_png_of_the_curves(trained, tersor, tmp_path):
-    pytest.importorskip("matplotlib", reason="pictures need matplotlib")
     tersor(trained[2], "--densities", "0.5,0.1", "--picture", "curves.png")
     data = (tmp_path / "curves.png").read_bytes()
     assert data.startswith(b"\x89PNG")

@@ -168,7 +168,8 @@ def test_steps_are_counted_not_batches_when_gradients_accumulate(net, name):
 
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_an_optimizer_that_accelerate_wraps(net, name):
-    accelerate = pytest.importorskip("accelerate")
+    import accelerate
+
     twin = copy.deepcopy(net)
     accelerator = accelerate.Accelerator(cpu=True)
     opt, method = OPTIMIZERS["sgd"](net.parameters()), make(name, net)
