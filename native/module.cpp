@@ -12,6 +12,7 @@
 #include "errors.hpp"
 #include "huffman.hpp"
 #include "kmeans.hpp"
+#include "selection.hpp"
 #include "span.hpp"
 
 namespace nb = nanobind;
@@ -120,6 +121,47 @@ Out<std::uint16_t> huffman_decode(const In<std::uint8_t>& data, const In<std::ui
     return out.release();
 }
 
+template <class T>
+using InPlace = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+template <class Float>
+void add_digits(const In<Float>& numbers, unsigned shift, std::uint64_t prefix, std::int64_t cost,
+                const InPlace<std::int64_t>& counts) {
+    nb::gil_scoped_release release;
+    tersor::add_digits(view<Float>(numbers), shift, prefix, cost, {counts.data(), counts.size()});
+}
+
+nb::tuple pay(const In<std::int64_t>& counts, std::int64_t budget) {
+    const tersor::Paid paid = tersor::pay(view<std::int64_t>(counts), budget);
+    return nb::make_tuple(paid.digits, paid.left);
+}
+
+template <class Float>
+nb::tuple count_above(const In<Float>& numbers, std::int64_t key) {
+    tersor::Above found;
+    {
+        nb::gil_scoped_release release;
+        found = tersor::count_above(view<Float>(numbers), key);
+    }
+    return nb::make_tuple(found.above, found.ties);
+}
+
+template <class Float>
+std::uint64_t mark_above(const In<Float>& numbers, std::int64_t key, std::uint64_t ties,
+                         const InPlace<bool>& out) {
+    nb::gil_scoped_release release;
+    return tersor::mark_above(view<Float>(numbers), key, ties, {out.data(), out.size()});
+}
+
+template <class Float>
+void define_selection(nb::module_& m) {
+    m.def("add_digits", &add_digits<Float>, nb::arg("numbers").noconvert(), nb::arg("shift"),
+          nb::arg("prefix"), nb::arg("cost"), nb::arg("counts").noconvert());
+    m.def("count_above", &count_above<Float>, nb::arg("numbers").noconvert(), nb::arg("key"));
+    m.def("mark_above", &mark_above<Float>, nb::arg("numbers").noconvert(), nb::arg("key"),
+          nb::arg("ties"), nb::arg("out").noconvert());
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -135,4 +177,7 @@ NB_MODULE(_native, m) {
           nb::arg("lengths").noconvert(), nb::arg("count"));
     m.def("kmeans_1d", &kmeans_1d, nb::arg("values").noconvert(), nb::arg("weights").noconvert(),
           nb::arg("k"));
+    m.def("pay", &pay, nb::arg("counts").noconvert(), nb::arg("budget"));
+    define_selection<float>(m);
+    define_selection<double>(m);
 }

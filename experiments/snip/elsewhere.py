@@ -8,6 +8,7 @@ from typing import Any
 from running import kept, mean_and_range, table
 from training import draw, prune, redraw, scoring_data, task_of, train
 
+from tersor.core.errors import ConfigError
 from tersor.prune import prune_
 from tersor.prune.initial import (
     critical_density,
@@ -106,9 +107,12 @@ def controls(folder: Path, seeds: int, quick: bool, data_dir: str | None) -> str
                 net = draw("lenet-300-100", task, seed)
                 criterion = n.partition(",")[0]
                 data = scoring_data(task, seed, batches=b)
-                masks, _ = prune_(
-                    net, density, criterion=criterion, allocation=a, rounds=r, data=data
-                )
+                try:
+                    masks, _ = prune_(
+                        net, density, criterion=criterion, allocation=a, rounds=r, data=data
+                    )
+                except ConfigError:  # the layer has collapsed, which is a result too
+                    return None
                 if w != "as found":
                     net = draw("lenet-300-100", task, seed)
                 if w == "masks shuffled in each layer":
@@ -123,7 +127,8 @@ def controls(folder: Path, seeds: int, quick: bool, data_dir: str | None) -> str
 
             settings = {"part": "controls", "method": name, "way": way, "rounds": rounds}
             results = _results(folder, settings | {"steps": steps}, seeds, compute)
-            row[way] = mean_and_range([r["test error"] for r in results])
+            errors = [r["test error"] for r in results if r is not None]
+            row[way] = mean_and_range(errors) if len(errors) == seeds else "a layer is empty"
         rows.append(row)
     return table(rows)
 

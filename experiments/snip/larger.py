@@ -8,10 +8,10 @@ from running import kept, mean_and_range, table
 from training import draw, prune, scoring_data, task_of, train
 
 # network: task, batch size, steps, rate, densities
-CIFAR = {"vgg-small": ("cifar10", 128, 150, 0.05, (1.0, 0.1, 0.05))}
+CIFAR = {"vgg-small": ("cifar10", 128, 600, 0.05, (1.0, 0.1, 0.05))}
 RECURRENT = {
-    "lstm-s": ("mnist", 100, 300, 0.1, (1.0, 0.05)),
-    "gru-s": ("mnist", 100, 300, 0.1, (1.0, 0.05)),
+    "lstm-s": ("mnist", 100, 1200, 0.1, (1.0, 0.05)),
+    "gru-s": ("mnist", 100, 1200, 0.1, (1.0, 0.05)),
 }
 QUICK = 20
 

@@ -1,4 +1,4 @@
-from numpy import float64, int64, uint8, uint16, uint64
+from numpy import bool_, float32, float64, int64, uint8, uint16, uint64
 from numpy.typing import NDArray
 
 class FormatError(ValueError):
@@ -33,3 +33,23 @@ def kmeans_1d(
     `min(k, len(values))` clusters; cluster c holds values[boundaries[c] : boundaries[c + 1]].
     The cost is the sum of weight * (value - centroid)**2. ValueError: an input breaks the rules.
     """
+
+def add_digits(
+    numbers: NDArray[float32 | float64], shift: int, prefix: int, cost: int, counts: NDArray[int64]
+) -> None:
+    """Add `cost` at the digit that follows `prefix` of each number's key; see selection.hpp.
+
+    A key is an integer of the float's width, ordered as floats are; a digit is its 16 bits from
+    `shift` on. `counts` has 65,536 entries.
+    """
+
+def pay(counts: NDArray[int64], budget: int) -> tuple[int, int]:
+    """How many digits, from the highest down, are paid for as a whole, and what is left."""
+
+def count_above(numbers: NDArray[float32 | float64], key: int) -> tuple[int, int]:
+    """How many keys are greater than `key` (a signed integer), and how many are equal."""
+
+def mark_above(
+    numbers: NDArray[float32 | float64], key: int, ties: int, out: NDArray[bool_]
+) -> int:
+    """Mark the greater keys, and the first `ties` equal ones; how many ties are left."""

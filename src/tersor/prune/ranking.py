@@ -6,7 +6,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
-import torch
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
@@ -16,7 +15,7 @@ from tersor.prune.allocation import ALLOCATIONS, Allocation, Counts, Groups, per
 from tersor.prune.criteria import CRITERIA
 from tersor.prune.patterns import Unit
 from tersor.prune.scoring import Criterion, Lazily, Scores, ScoringData
-from tersor.prune.selection import highest
+from tersor.prune.selection import highest, live
 
 _SMALL = 1 << 22  # weights whose scores may stand in memory together
 
@@ -71,8 +70,8 @@ class Ranking:
         groups: Mapping[str, Groups] = Lazily(makers)
         if sum(unit.count * unit.size for unit in self.units) <= _SMALL:
             groups = dict(groups)  # made once, as they are looked at several times
-        live = {name: _live(name, group.scores) for name, group in groups.items()}
-        counts = _within(self._counts(groups, densities), live, groups)
+        alive = {name: _live(name, group.scores) for name, group in groups.items()}
+        counts = _within(self._counts(groups, densities), alive, groups)
         masks = {}
         for unit in self.units:
             count = counts[unit.name]
@@ -109,9 +108,9 @@ def _groups(unit: Unit, scores: Scores, before: MaskSet | None) -> Groups:
 
 
 def _live(name: str, scores: Tensor) -> int:
-    if torch.isnan(scores).any():
+    if scores.numel() and scores.max().isnan():  # a NaN is the maximum of all that have one
         raise ConfigError(f"prune: the scores of {name!r} hold NaN, so they have no order")
-    return int((scores != -torch.inf).sum())
+    return live(scores)
 
 
 def _within(counts: Counts, live: Counts, groups: Mapping[str, Groups]) -> Counts:

@@ -2,7 +2,8 @@
 
 Floats are read as integers of the same order, sixteen bits at a time from the top: a histogram
 says in which of 65,536 ranges the k-th highest lies, and only that range is looked at again.
-Two passes for float32, in blocks, so almost no memory is needed.
+Two passes for float32, in blocks, so almost no memory is needed. The counting is native code;
+what lies on another device comes to the CPU block by block.
 """
 
 from __future__ import annotations
@@ -10,12 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from tersor import _native
+
 _DIGIT = 16
-_BLOCK = 1 << 18  # numbers looked at together; their integers stay in the cache
-_KEYS = {torch.float32: (torch.int32, 32), torch.float64: (torch.int64, 64)}
+_BLOCK = 1 << 20  # numbers that are copied together where they must be
+_BITS = {torch.float32: 32, torch.float64: 64}
 
 
 @dataclass(frozen=True)
@@ -23,7 +28,8 @@ class _Cut:
     """Where the highest numbers end: all above `key` are among them, and of those at it the first.
 
     Args:
-        key: an integer of the same order as the numbers (see `_keys`); None: all are among them.
+        key: an integer of the same order as the numbers (see native/selection.hpp); None: all are
+            among them.
         left: what is left for those at `key`.
         dtype: the float type that the numbers are compared in.
     """
@@ -55,12 +61,10 @@ def highest_of_all(
         return {name: tensor.numel() for name, tensor in numbers.items()}
     counts, left = {}, cut.left
     for name, tensor in numbers.items():
-        counts[name] = ties = 0
-        for keys in _keys(tensor, cut.dtype):
-            counts[name] += int((keys > cut.key).sum())
-            ties += int((keys == cut.key).sum())
+        found = [_native.count_above(block, cut.key) for block in _blocks(tensor, cut.dtype)]
+        ties = sum(equal for _, equal in found)
         taken = min(ties, left // costs[name])
-        counts[name] += taken
+        counts[name] = sum(above for above, _ in found) + taken
         # What follows a tie that is too dear is not taken either.
         left = left - taken * costs[name] if taken == ties else 0
     return counts
@@ -78,65 +82,46 @@ def highest(numbers: Tensor, count: int) -> Tensor:
         return torch.zeros_like(numbers, dtype=torch.bool)
     cut = _cut({"": numbers}, count, {"": 1})
     assert cut.key is not None  # some are not among them
-    kept = torch.empty(numbers.numel(), dtype=torch.bool, device=numbers.device)
+    kept = np.empty(numbers.numel(), np.bool_)
     left, begin = cut.left, 0
-    for keys in _keys(numbers, cut.dtype):
-        part = kept[begin : begin + len(keys)]
-        torch.gt(keys, cut.key, out=part)
-        if left:
-            ties = (keys == cut.key).nonzero().flatten()[:left]
-            part[ties] = True
-            left -= len(ties)
-        begin += len(keys)
-    return kept.view(numbers.shape)
+    for block in _blocks(numbers, cut.dtype):
+        left = _native.mark_above(block, cut.key, left, kept[begin : begin + len(block)])
+        begin += len(block)
+    return torch.from_numpy(kept).view(numbers.shape).to(numbers.device)
+
+
+def live(numbers: Tensor) -> int:
+    """How many numbers are not -inf.
+
+    >>> live(torch.tensor([1.0, -torch.inf, 3.0]))
+    2
+    """
+    blocks = _blocks(numbers, _common({"": numbers}))
+    return sum(int(np.count_nonzero(block != -np.inf)) for block in blocks)
 
 
 def _cut(numbers: Mapping[str, Tensor], budget: int, costs: Mapping[str, int]) -> _Cut:
     dtype = _common(numbers)
-    bits = _KEYS[dtype][1]
+    bits = _BITS[dtype]
     prefix, left = 0, budget  # the leading digits of the cut, and what those above them leave
     for shift in range(bits - _DIGIT, -1, -_DIGIT):
-        cost = torch.zeros(1 << _DIGIT, dtype=torch.long)
+        cost = np.zeros(1 << _DIGIT, np.int64)
         for name, tensor in numbers.items():
-            cost += _histogram(tensor, dtype, shift, prefix) * costs[name]
-        reached = cost.flip(0).cumsum(0)  # by all from the highest digit down to each
-        paid = int((reached <= left).sum())  # so many digits are paid for wholly
+            for block in _blocks(tensor, dtype):
+                _native.add_digits(block, shift, prefix, costs[name], cost)
+        paid, left = _native.pay(cost, left)
         if paid == 1 << _DIGIT:
             return _Cut(None, 0, dtype)
-        left -= int(reached[paid - 1]) if paid else 0
         prefix = (prefix << _DIGIT) | ((1 << _DIGIT) - 1 - paid)
     return _Cut(prefix - (1 << (bits - 1)), left, dtype)
 
 
-def _histogram(numbers: Tensor, dtype: torch.dtype, shift: int, prefix: int) -> Tensor:
-    """How many numbers with these leading digits have each next digit; (65,536,), on the CPU."""
-    bits = _KEYS[dtype][1]
-    counts = torch.zeros(1 << _DIGIT, dtype=torch.long, device=numbers.device)
-    for keys in _keys(numbers, dtype):
-        if shift < bits - _DIGIT:  # not the first digit: only those that begin as the cut does
-            sign = 1 << (bits - _DIGIT - shift - 1)
-            keys = _those(keys, (keys >> (shift + _DIGIT)) == prefix - sign)
-            digits = (keys >> shift) & ((1 << _DIGIT) - 1)
-        else:
-            digits = (keys >> shift) + (1 << (_DIGIT - 1))
-        counts += torch.bincount(digits, minlength=1 << _DIGIT)
-    return counts.cpu()
-
-
-def _those(keys: Tensor, wanted: Tensor) -> Tensor:
-    """The keys that are wanted; on a CPU NumPy picks them out seven times as fast as torch."""
-    if keys.device.type != "cpu":
-        return keys[wanted]
-    return torch.from_numpy(keys.numpy()[wanted.numpy()])
-
-
-def _keys(numbers: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
-    """Blocks of integers that are ordered as the numbers are; -0.0 is +0.0."""
-    integers, bits = _KEYS[dtype]
+def _blocks(
+    numbers: Tensor, dtype: torch.dtype
+) -> Iterator[NDArray[np.float32] | NDArray[np.float64]]:
+    """The numbers in row-major order, on the CPU and of one dtype; copied only where they must."""
     for block in numbers.detach().reshape(-1).split(_BLOCK):
-        # Below zero, floats grow towards minus infinity with their bits; 0.0 makes -0.0 to +0.0.
-        raw = block.to(dtype).add(0.0).view(integers)
-        yield raw ^ ((raw >> (bits - 1)) & ((1 << (bits - 1)) - 1))
+        yield block.to("cpu", dtype).numpy()
 
 
 def _common(numbers: Mapping[str, Tensor]) -> torch.dtype:
