@@ -74,3 +74,10 @@ def test_floats_that_differ_by_the_last_bit_are_told_apart(dtype):
 def test_mixed_types_are_compared_exactly():
     a, b = torch.tensor([1.0 + 1e-12], dtype=torch.float64), torch.tensor([1.0])
     assert highest_of_all({"b": b, "a": a}, 1) == {"b": 0, "a": 1}
+
+
+def test_numbers_that_do_not_lie_side_by_side():
+    one = torch.tensor([2.0]).expand(5)
+    every_other = torch.arange(10.0)[::2]
+    assert highest(one, 2).tolist() == [True, True, False, False, False]
+    assert highest_of_all({"a": one, "b": every_other}, 4) == {"a": 1, "b": 3}

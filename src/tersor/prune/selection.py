@@ -121,7 +121,7 @@ def _blocks(
 ) -> Iterator[NDArray[np.float32] | NDArray[np.float64]]:
     """The numbers in row-major order, on the CPU and of one dtype; copied only where they must."""
     for block in numbers.detach().reshape(-1).split(_BLOCK):
-        yield block.to("cpu", dtype).numpy()
+        yield block.to("cpu", dtype).contiguous().numpy()
 
 
 def _common(numbers: Mapping[str, Tensor]) -> torch.dtype:
