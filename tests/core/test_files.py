@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from tersor.core.errors import StorageError
-from tersor.core.files import replacing, write_text
+from tersor.core.files import aside, replacing, write_text
 
 
 @pytest.fixture
@@ -118,3 +118,53 @@ def test_a_device_is_not_replaced_by_a_file(tmp_path):
     with pytest.raises(StorageError, match="pipe: is a device or a pipe"):
         write_text(tmp_path / "pipe", "text")
     assert (tmp_path / "pipe").is_fifo()
+
+
+def test_a_file_made_aside_takes_the_place_of_the_old_one_and_its_permissions(old):
+    old.chmod(0o640)
+    with aside(old) as path:
+        path.write_bytes(b"new")
+        assert old.read_bytes() == b"old"  # until the end
+    assert old.read_bytes() == b"new"
+    assert old.stat().st_mode & 0o777 == 0o640
+    assert list(old.parent.iterdir()) == [old]
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, ValueError])
+@pytest.mark.parametrize("folder", [False, True])
+def test_what_was_made_aside_is_gone_after_an_error(old, kind, folder):
+    target = old.parent / "model" if folder else old
+
+    def make() -> None:
+        with aside(target, folder=folder) as path:
+            if folder:
+                path.mkdir()
+            (path / "half" if folder else path).write_bytes(b"half of it")
+            raise kind
+
+    with pytest.raises(kind):
+        make()
+    assert untouched(old)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_folder_made_aside_takes_the_place_of_nothing_or_of_an_empty_one(there, tmp_path):
+    target = tmp_path / "model"
+    if there:
+        target.mkdir()
+    with aside(target, folder=True) as path:
+        path.mkdir()
+        (path / "a").write_bytes(b"new")
+    assert (target / "a").read_bytes() == b"new"
+    assert list(tmp_path.iterdir()) == [target]
+
+
+def test_a_folder_never_takes_the_place_of_files(old):
+    for target, match in ((old, "is there already"), (old.parent, "expected a new or an empty")):
+        with pytest.raises(StorageError, match=match), aside(target, folder=True):
+            pass
+    with pytest.raises(StorageError, match="expected the name of a file"), aside(old.parent):
+        pass
+    with pytest.raises(StorageError, match="nowhere"), aside(old.parent / "nowhere" / "x"):
+        pass
+    assert untouched(old)
