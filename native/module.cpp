@@ -9,9 +9,12 @@
 #include <vector>
 
 #include "bits.hpp"
+#include "context.hpp"
 #include "errors.hpp"
 #include "huffman.hpp"
 #include "kmeans.hpp"
+#include "planes.hpp"
+#include "rans.hpp"
 #include "selection.hpp"
 #include "span.hpp"
 
@@ -121,8 +124,97 @@ Out<std::uint16_t> huffman_decode(const In<std::uint8_t>& data, const In<std::ui
     return out.release();
 }
 
+std::uint64_t rans_estimate(const In<std::uint64_t>& counts) {
+    return tersor::rans_estimate(view<std::uint64_t>(counts));
+}
+
+Out<std::uint8_t> rans_encode(const In<std::uint16_t>& symbols, std::size_t alphabet) {
+    const auto in = view<std::uint16_t>(symbols);
+    std::vector<std::uint8_t> stream;
+    {
+        nb::gil_scoped_release release;
+        stream = tersor::rans_encode(in, alphabet);
+    }
+    return to_numpy(stream);
+}
+
+Out<std::uint16_t> rans_decode(const In<std::uint8_t>& data, std::size_t alphabet,
+                               std::size_t count) {
+    tersor::RansDecoder decoder(view<std::uint8_t>(data), alphabet, count);
+    Buffer<std::uint16_t> out(count);
+    {
+        nb::gil_scoped_release release;
+        decoder.decode(out.span());
+        decoder.finish();
+    }
+    return out.release();
+}
+
+// Words come and go as bytes: what they mean is the caller's.
+nb::tuple planes_encode(const In<std::uint8_t>& words, std::size_t word_size, bool rotate) {
+    const auto in = view<std::uint8_t>(words);
+    tersor::Planes planes;
+    {
+        nb::gil_scoped_release release;
+        planes = tersor::planes_encode(in, word_size, rotate);
+    }
+    return nb::make_tuple(to_numpy(planes.stream), to_numpy(planes.lengths));
+}
+
 template <class T>
 using InPlace = nb::ndarray<T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+
+void planes_decode(const In<std::uint8_t>& data, const In<std::uint64_t>& lengths, bool rotate,
+                   const InPlace<std::uint8_t>& words) {
+    nb::gil_scoped_release release;
+    tersor::planes_decode(view<std::uint8_t>(data), view<std::uint64_t>(lengths), rotate,
+                          {words.data(), words.size()});
+}
+
+Out<std::uint8_t> map_encode(const In<std::uint8_t>& map, std::size_t rows, std::size_t columns,
+                             std::size_t kernel, std::size_t lag) {
+    const auto in = view<std::uint8_t>(map);
+    std::vector<std::uint8_t> stream;
+    {
+        nb::gil_scoped_release release;
+        stream = tersor::map_encode(in, {rows, columns, kernel, lag});
+    }
+    return to_numpy(stream);
+}
+
+void map_decode(const In<std::uint8_t>& data, std::size_t rows, std::size_t columns,
+                std::size_t kernel, std::size_t lag, const InPlace<std::uint8_t>& map) {
+    nb::gil_scoped_release release;
+    tersor::map_decode(view<std::uint8_t>(data), {rows, columns, kernel, lag},
+                       {map.data(), map.size()});
+}
+
+Out<std::uint8_t> codes_encode(const In<std::uint16_t>& codes, std::size_t alphabet,
+                               const In<std::uint8_t>& map, std::size_t rows, std::size_t columns,
+                               std::size_t lag) {
+    const auto in = view<std::uint16_t>(codes);
+    const auto where = view<std::uint8_t>(map);
+    std::vector<std::uint8_t> stream;
+    {
+        nb::gil_scoped_release release;
+        stream = tersor::codes_encode(in, alphabet, where, {rows, columns, 1, lag});
+    }
+    return to_numpy(stream);
+}
+
+Out<std::uint16_t> codes_decode(const In<std::uint8_t>& data, std::size_t alphabet,
+                                const In<std::uint8_t>& map, std::size_t rows,
+                                std::size_t columns, std::size_t lag, std::size_t count) {
+    const auto in = view<std::uint8_t>(data);
+    const auto where = view<std::uint8_t>(map);
+    if (count > where.size) throw tersor::FormatError("more codes than places");
+    Buffer<std::uint16_t> out(count);
+    {
+        nb::gil_scoped_release release;
+        tersor::codes_decode(in, alphabet, where, {rows, columns, 1, lag}, out.span());
+    }
+    return out.release();
+}
 
 template <class Float>
 void add_digits(const In<Float>& numbers, unsigned shift, std::uint64_t prefix, std::int64_t cost,
@@ -177,6 +269,23 @@ NB_MODULE(_native, m) {
           nb::arg("lengths").noconvert(), nb::arg("count"));
     m.def("kmeans_1d", &kmeans_1d, nb::arg("values").noconvert(), nb::arg("weights").noconvert(),
           nb::arg("k"));
+    m.def("rans_estimate", &rans_estimate, nb::arg("counts").noconvert());
+    m.def("rans_encode", &rans_encode, nb::arg("symbols").noconvert(), nb::arg("alphabet"));
+    m.def("rans_decode", &rans_decode, nb::arg("data").noconvert(), nb::arg("alphabet"),
+          nb::arg("count"));
+    m.def("planes_encode", &planes_encode, nb::arg("words").noconvert(), nb::arg("word_size"),
+          nb::arg("rotate"));
+    m.def("planes_decode", &planes_decode, nb::arg("data").noconvert(),
+          nb::arg("lengths").noconvert(), nb::arg("rotate"), nb::arg("words").noconvert());
+    m.def("map_encode", &map_encode, nb::arg("map").noconvert(), nb::arg("rows"),
+          nb::arg("columns"), nb::arg("kernel"), nb::arg("lag"));
+    m.def("map_decode", &map_decode, nb::arg("data").noconvert(), nb::arg("rows"),
+          nb::arg("columns"), nb::arg("kernel"), nb::arg("lag"), nb::arg("map").noconvert());
+    m.def("codes_encode", &codes_encode, nb::arg("codes").noconvert(), nb::arg("alphabet"),
+          nb::arg("map").noconvert(), nb::arg("rows"), nb::arg("columns"), nb::arg("lag"));
+    m.def("codes_decode", &codes_decode, nb::arg("data").noconvert(), nb::arg("alphabet"),
+          nb::arg("map").noconvert(), nb::arg("rows"), nb::arg("columns"), nb::arg("lag"),
+          nb::arg("count"));
     m.def("pay", &pay, nb::arg("counts").noconvert(), nb::arg("budget"));
     define_selection<float>(m);
     define_selection<double>(m);

@@ -7,7 +7,9 @@ class FormatError(ValueError):
 def pack_bits(codes: NDArray[uint16], width: int) -> NDArray[uint8]:
     """Codes of `width` bits (1 to 16) in a row, low bit first, padded with zero bits."""
 
-def unpack_bits(data: NDArray[uint8] | bytes, width: int, count: int) -> NDArray[uint16]:
+def unpack_bits(
+    data: NDArray[uint8] | bytes | memoryview, width: int, count: int
+) -> NDArray[uint16]:
     """What `pack_bits` packed. FormatError: `data` has another size, or its padding is not zero."""
 
 def huffman_lengths(counts: NDArray[uint64], max_length: int = 15) -> NDArray[uint8]:
@@ -21,7 +23,7 @@ def huffman_encode(symbols: NDArray[uint16], lengths: NDArray[uint8]) -> NDArray
     """The stream of `symbols` in the canonical code of these lengths (at most 15)."""
 
 def huffman_decode(
-    data: NDArray[uint8] | bytes, lengths: NDArray[uint8], count: int
+    data: NDArray[uint8] | bytes | memoryview, lengths: NDArray[uint8], count: int
 ) -> NDArray[uint16]:
     """The `count` symbols of a stream. FormatError: no complete code, or another stream."""
 
@@ -33,6 +35,66 @@ def kmeans_1d(
     `min(k, len(values))` clusters; cluster c holds values[boundaries[c] : boundaries[c + 1]].
     The cost is the sum of weight * (value - centroid)**2. ValueError: an input breaks the rules.
     """
+
+def rans_estimate(counts: NDArray[uint64]) -> int:
+    """Bytes that an rANS stream of symbols that occur so often takes, to within a few."""
+
+def rans_encode(symbols: NDArray[uint16], alphabet: int) -> NDArray[uint8]:
+    """The rANS stream of symbols below `alphabet` (at most 1,024)."""
+
+def rans_decode(
+    data: NDArray[uint8] | bytes | memoryview, alphabet: int, count: int
+) -> NDArray[uint16]:
+    """The `count` symbols of a stream. FormatError: it is none."""
+
+def planes_encode(
+    words: NDArray[uint8], word_size: int, rotate: bool
+) -> tuple[NDArray[uint8], NDArray[uint64]]:
+    """The byte planes of words (given as their bytes), and the length of each, 0 = as it is."""
+
+def planes_decode(
+    data: NDArray[uint8] | bytes | memoryview,
+    lengths: NDArray[uint64],
+    rotate: bool,
+    words: NDArray[uint8],
+) -> None:
+    """Fill `words`, the bytes of as many words as were encoded. FormatError: other planes."""
+
+def map_encode(
+    map: NDArray[uint8], rows: int, columns: int, kernel: int, lag: int
+) -> NDArray[uint8]:
+    """The context stream of a grid of zeros and ones."""
+
+def map_decode(
+    data: NDArray[uint8] | bytes | memoryview,
+    rows: int,
+    columns: int,
+    kernel: int,
+    lag: int,
+    map: NDArray[uint8],
+) -> None:
+    """Fill `map` with zeros and ones. FormatError: another stream."""
+
+def codes_encode(
+    codes: NDArray[uint16],
+    alphabet: int,
+    map: NDArray[uint8],
+    rows: int,
+    columns: int,
+    lag: int,
+) -> NDArray[uint8]:
+    """The context stream of one code below `alphabet` (at most 1,024) for each 1 of a map."""
+
+def codes_decode(
+    data: NDArray[uint8] | bytes | memoryview,
+    alphabet: int,
+    map: NDArray[uint8],
+    rows: int,
+    columns: int,
+    lag: int,
+    count: int,
+) -> NDArray[uint16]:
+    """The `count` codes of a stream. FormatError: another stream, or another number of ones."""
 
 def add_digits(
     numbers: NDArray[float32 | float64], shift: int, prefix: int, cost: int, counts: NDArray[int64]

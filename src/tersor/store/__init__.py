@@ -4,13 +4,14 @@ from tersor.store.accounts import PaperAccounting, accounting, paper_accounting
 from tersor.store.container import metadata
 from tersor.store.convert import pack, read_tensors, unpack
 from tersor.store.inspection import Inspection, TensorInfo, inspect
-from tersor.store.loading import load, load_into
+from tersor.store.loading import Reader, load, load_into, open_, verify
 from tersor.store.relative import RelativeIndex, csr_index, relative_index
 from tersor.store.saving import save
 
 __all__ = [
     "Inspection",
     "PaperAccounting",
+    "Reader",
     "RelativeIndex",
     "TensorInfo",
     "accounting",
@@ -19,10 +20,12 @@ __all__ = [
     "load",
     "load_into",
     "metadata",
+    "open_",
     "pack",
     "paper_accounting",
     "read_tensors",
     "relative_index",
     "save",
     "unpack",
+    "verify",
 ]

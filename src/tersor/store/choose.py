@@ -1,4 +1,8 @@
-"""Which codec is the smallest for given words: all are tried, by exact sizes from histograms."""
+"""Which codec is the smallest for given words: all are tried.
+
+Sizes come from histograms, exact or (rANS) to within a few bytes. What the context coder takes is
+known only when it has coded, so it codes.
+"""
 
 from __future__ import annotations
 
@@ -10,46 +14,69 @@ from numpy.typing import NDArray
 from tersor import _native
 from tersor.store.codecs import (
     MAX_ALPHABET,
+    MAX_CONTEXT_ALPHABET,
     MAX_HUFFMAN_ALPHABET,
+    MAX_RANS_ALPHABET,
     Codebook,
     Codec,
     Dense,
+    Map,
     Mask,
     Order,
+    Planes,
+    Positions,
     Raw,
     Relative,
     Values,
 )
 from tersor.store.relative import Convention, gaps_of
-from tersor.store.streams import scan_of
+from tersor.store.streams import encode, encode_codes, encode_map, encode_planes, scan_of
 from tersor.store.words import Grid, Words
 
 Counts = NDArray[np.uint64]
 
 INDEX_BITS = range(2, 9)
 _SAMPLE = 1 << 18  # words looked at before all of a large tensor are sorted
+_SAMPLE_PLANES = 1 << 15  # words at either end that decide how byte planes are made
+_FARTHEST = 256  # columns that a lag is looked for in
+_SMALL = 1 << 16  # words up to which every byte counts more than the time to read them
 
 
-def best(words: Words, grid: Grid) -> Codec:
-    """The codec with the fewest bytes, of equals the simplest."""
-    return min(candidates(words, grid), key=lambda codec: codec.byte_length(grid))
+def encoded(words: Words, grid: Grid, *, fast: bool = False) -> tuple[Codec, bytes]:
+    """The codec with the fewest bytes, of equals the simplest, and its streams.
+
+    Args:
+        fast: leave the context coder out, which takes 30 ns a bit.
+    """
+    codecs = list(candidates(words, grid))
+    best = min(codecs, key=lambda codec: codec.byte_length(grid))
+    if not fast:
+        by_context = min(
+            by_contexts(words, grid), key=lambda codec: codec.byte_length(grid), default=best
+        )
+        # What is large is also to be read fast: there it has to gain something.
+        least = 1.0 if grid.count <= _SMALL else 0.99
+        if by_context.byte_length(grid) < least * best.byte_length(grid):
+            best = by_context
+    return encode(best, words, grid)
 
 
 def candidates(
     words: Words, grid: Grid, *, conventions: Sequence[Convention] = ("gap1",)
 ) -> Iterator[Codec]:
-    """Every codec that can represent these words, simple ones first."""
+    """Every codec without contexts that can represent these words, simple ones first."""
     histogram = _histogram(words)
-    for values in _values(histogram, 0):
+    for values in _values_of(words, None if histogram is None else histogram[1], 0):
         yield Codec(Dense(), values)
     kept = int(np.count_nonzero(words))
     if kept == grid.count:
         return
-    nonzero = None
-    if histogram is not None:
-        nonzero = histogram[1][histogram[0] != 0]
-    for values in _values_of(nonzero, 0):
+    nonzero = None if histogram is None else histogram[1][histogram[0] != 0]
+    without_fillers = list(_values_of(words[words != 0], nonzero, 0))
+    for values in without_fillers:
         yield Codec(Mask(kept), values)
+    if 2 * kept > grid.count:
+        return  # an index takes 2 bits an entry and more, a mask 1 bit a word
     orders: list[Order] = ["row", "column"] if min(grid.rows, grid.columns) > 1 else ["row"]
     for order in orders:
         scan = scan_of(words, grid, order)[1]
@@ -59,10 +86,66 @@ def candidates(
                 fillers = int(spans.sum())
                 counts = np.bincount(rest, minlength=1 << bits).astype(np.uint64)
                 counts[-1] += np.uint64(fillers)
-                for values in _values_of(nonzero, fillers):
-                    for huffman in (None, huffman_bytes(counts)):
-                        positions = Relative(bits, kept, fillers, huffman, order, convention)
+                codings: list[tuple[int | None, int | None]] = [(None, None)]
+                codings.append((huffman_bytes(counts), None))
+                codings.append((None, _native.rans_estimate(counts) if kept + fillers else 0))
+                for values in _with_fillers(without_fillers, nonzero, fillers):
+                    for huffman, rans in codings:
+                        positions = Relative(bits, kept, fillers, huffman, rans, order, convention)
                         yield Codec(positions, values)
+
+
+def by_contexts(words: Words, grid: Grid) -> Iterator[Codec]:
+    """The codecs with contexts that can represent these words."""
+    histogram = _histogram(words)
+    where = words != 0
+    kept = int(np.count_nonzero(where))
+    lags = _lags(where, grid)
+    book = None  # the distinct words, where they are few enough for contexts
+    if histogram is not None and 1 < len(histogram[0]) <= MAX_CONTEXT_ALPHABET:
+        book = histogram[0]
+    if book is not None:
+        yield Codec(Dense(), _by_context(book, words, None, grid, lags))
+    if not 0 < kept < grid.count:
+        return
+    entries = words[where]
+    nonzero = None if histogram is None else histogram[1][histogram[0] != 0]
+    values = list(_values_of(entries, nonzero, 0))
+    if book is not None:
+        values.append(_by_context(book[book != 0], entries, where, grid, lags))
+    maps = [Map(kept, len(encode_map(where, grid, lag)), lag) for lag in lags]
+    places: list[Positions] = [min(maps, key=lambda places: places.bytes), Mask(kept)]
+    for positions in places:
+        for coded in values:
+            yield Codec(positions, coded)
+
+
+def _by_context(
+    book: Words, entries: Words, where: NDArray[np.bool_] | None, grid: Grid, lags: Sequence[int]
+) -> Codebook:
+    codes = np.searchsorted(book, entries).astype(np.uint16)
+    size, lag = min((len(encode_codes(codes, len(book), where, grid, lag)), lag) for lag in lags)
+    return Codebook(len(book), context=size, lag=lag)
+
+
+def _lags(where: NDArray[np.bool_], grid: Grid) -> list[int]:
+    """Distances in a row at which neighbours may be: none, the kernel, and where most pairs are."""
+    lags = [0, grid.kernel] if grid.kernel > 1 else [0]
+    rows = max(min(grid.rows, _SAMPLE // max(grid.columns, 1)), 1)
+    sample = where.reshape(grid.rows, grid.columns)[:rows]
+    most = min(grid.columns // 2, _FARTHEST)
+    if rows * most < 2:
+        return lags
+    pairs = np.array(
+        [
+            np.count_nonzero(sample[:, far:] & sample[:, :-far]) / (grid.columns - far)
+            for far in range(1, most)
+        ]
+    )
+    best = int(pairs[2:].argmax()) + 3 if len(pairs) > 2 else 0
+    if best and pairs[best - 1] > 1.1 * np.median(pairs):
+        lags.append(best)
+    return list(dict.fromkeys(lags))
 
 
 def huffman_bits(counts: Counts, max_length: int = 15) -> int:
@@ -78,19 +161,39 @@ def huffman_bytes(counts: Counts) -> int:
     return (huffman_bits(counts) + 7) // 8
 
 
-def _values(histogram: tuple[Words, Counts] | None, fillers: int) -> Iterator[Values]:
-    return _values_of(None if histogram is None else histogram[1], fillers)
-
-
-def _values_of(counts: Counts | None, fillers: int) -> Iterator[Values]:
-    """The ways to say words that occur so often, with so many fillers among them."""
+def _values_of(words: Words, counts: Counts | None, fillers: int) -> Iterator[Values]:
+    """The ways to say these words, of which the distinct ones occur so often."""
     yield Raw()
+    if len(words):
+        rotate = _is_shorter_rotated(words)
+        yield Planes(encode_planes(words, rotate)[0], rotate)
+    yield from _codebooks(counts, fillers)
+
+
+def _with_fillers(plain: Sequence[Values], counts: Counts | None, fillers: int) -> list[Values]:
+    """The same, with so many fillers among them."""
+    if fillers == 0:
+        return list(plain)
+    return [v for v in plain if isinstance(v, Raw | Planes)] + list(_codebooks(counts, fillers))
+
+
+def _codebooks(counts: Counts | None, fillers: int) -> Iterator[Values]:
     if counts is None or not 0 < len(counts) <= MAX_ALPHABET - (fillers > 0):
         return
-    yield Codebook(len(counts))
-    if len(counts) + (fillers > 0) <= MAX_HUFFMAN_ALPHABET:
-        symbols = np.append(counts, np.uint64(fillers)) if fillers else counts
-        yield Codebook(len(counts), huffman_bytes(symbols))
+    size = len(counts)
+    yield Codebook(size)
+    symbols = np.append(counts, np.uint64(fillers)) if fillers else counts
+    if len(symbols) <= MAX_HUFFMAN_ALPHABET:
+        yield Codebook(size, huffman=huffman_bytes(symbols))
+    if len(symbols) <= MAX_RANS_ALPHABET:
+        yield Codebook(size, rans=_native.rans_estimate(symbols))
+
+
+def _is_shorter_rotated(words: Words) -> bool:
+    """Whether byte planes are shorter with the words turned left by one bit, by a sample."""
+    sample = np.concatenate([words[:_SAMPLE_PLANES], words[-_SAMPLE_PLANES:]])
+    plain, rotated = (len(encode_planes(sample, rotate)[1]) for rotate in (False, True))
+    return rotated < plain
 
 
 def _histogram(words: Words) -> tuple[Words, Counts] | None:

@@ -12,25 +12,57 @@ from typing import Any
 import torch
 
 from tersor.core.errors import ConfigError, FormatError
-from tersor.store.codecs import Codebook, Codec, Dense, Mask, Raw, Relative
+from tersor.store.codecs import Codebook, Codec, Dense, Map, Mask, Planes, Raw, Relative
 from tersor.store.words import DTYPES, Grid, dtype_name, grid
 
 MAX_HEADER_BYTES = 1 << 26  # after inflation
+DICTIONARY = (
+    b'"convention":"gap","order":"column","huffman":,"rans":,"mask":{"kept":,"copy":,"tied":},'
+    b'"base":,"parts":[{"metadata":{"num_batches_tracked","running_mean","running_var",'
+    b'"embed_tokens.weight","self_attn.q_proj.weight","k_proj.weight","v_proj.weight",'
+    b'"o_proj.weight","mlp.gate_proj.weight","up_proj.weight","down_proj.weight","layernorm.weight"'
+    b',"dtype":"int64","dtype":"uint8","dtype":"float16","dtype":"bfloat16","shape":[],'
+    b'"relative":{"bits":8,"kept":,"fillers":0,"rans":},"codebook":{"size":,"rans":},"crc":'
+    b'{"tensors":[{"name":"fc1.bias","dtype":"float32","shape":[100],"planes":{"lengths":[0,0,0,0],'
+    b'"rotate":true},"crc":},{"name":"conv1.weight","dtype":"float32","shape":[300,784],'
+    b'"map":{"kept":,"bytes":,"lag":28},"codebook":{"size":16,"context":,"lag":28},"crc":'
+)
+"""What a deflated header of version 2 may refer to: the text that comes in most of them."""
 
 
 @dataclass(frozen=True)
-class Stored:
-    """A tensor with streams of its own."""
+class Part:
+    """A part of a tensor: its streams follow those of the part before."""
 
-    name: str
-    dtype: torch.dtype
-    shape: tuple[int, ...]
+    grid: Grid
     codec: Codec
     crc: int
 
     @property
-    def grid(self) -> Grid:
-        return grid(self.dtype, self.shape)
+    def byte_length(self) -> int:
+        """Bytes of its streams in the file."""
+        return self.codec.byte_length(self.grid)
+
+    @property
+    def table_length(self) -> int:
+        """Bytes of codebook and code lengths, part of `byte_length`."""
+        return self.codec.table_length(self.grid)
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A tensor with streams of its own.
+
+    Args:
+        parts: those of its grid, one after the other.
+        base: CRC-32 of the base's words that the words are differences from; None = they are none.
+    """
+
+    name: str
+    dtype: torch.dtype
+    shape: tuple[int, ...]
+    parts: tuple[Part, ...]
+    base: int | None = None
 
     @property
     def weights(self) -> int:
@@ -38,14 +70,25 @@ class Stored:
         return math.prod(self.shape)
 
     @property
+    def count(self) -> int:
+        """Words of the tensor."""
+        return sum(part.grid.count for part in self.parts)
+
+    @property
     def dense_bytes(self) -> int:
         """Bytes of the tensor in memory."""
-        return self.grid.count * self.grid.word_size
+        return sum(part.grid.count * part.grid.word_size for part in self.parts)
 
     @property
     def byte_length(self) -> int:
         """Bytes of its streams in the file."""
-        return self.codec.byte_length(self.grid)
+        return sum(part.byte_length for part in self.parts)
+
+    def __str__(self) -> str:
+        """How it is stored."""
+        kinds = list(dict.fromkeys(str(part.codec) for part in self.parts))
+        text = kinds[0] if len(kinds) == 1 else f"{kinds[0]} and {len(kinds) - 1} more"
+        return text if self.base is None else f"difference to the base: {text}"
 
 
 @dataclass(frozen=True)
@@ -103,19 +146,19 @@ def dump(header: Header) -> tuple[bytes, bool]:
         raise ConfigError(f"a name or the metadata is not valid Unicode ({error})") from None
     if len(text) > MAX_HEADER_BYTES:
         raise ConfigError(f"names and metadata take {len(text)} bytes, at most {MAX_HEADER_BYTES}")
-    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15, 9)
+    squeezer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
     deflated = squeezer.compress(text) + squeezer.flush()
     return (deflated, True) if len(deflated) < len(text) else (text, False)
 
 
-def parse(data: bytes, deflated: bool) -> Header:
+def parse(data: bytes, deflated: bool, version: int) -> Header:
     """The header of these bytes, every number in it checked.
 
     Raises:
         FormatError: it is not as `dump` writes it.
     """
     plain = _fields(
-        _load(_inflate(data) if deflated else data), "header", {"tensors"}, {"metadata"}
+        _load(_inflate(data, version) if deflated else data), "header", {"tensors"}, {"metadata"}
     )
     if not isinstance(plain["tensors"], list):
         raise FormatError("'tensors' is no list")
@@ -125,7 +168,7 @@ def parse(data: bytes, deflated: bool) -> Header:
     entries: list[Entry] = []
     names: set[str] = set()
     for number, value in enumerate(plain["tensors"]):
-        entry = _parse_entry(value, number, entries)
+        entry = _parse_entry(value, number, entries, version)
         if entry.name in names:
             raise FormatError(f"tensor {entry.name!r}: the name comes twice")
         names.add(entry.name)
@@ -164,27 +207,38 @@ def _dump_entry(entry: Entry) -> dict[str, Any]:
         "dtype": dtype_name(entry.dtype),
         "shape": list(entry.shape),
     }
-    match entry.codec.positions:
+    parts = [_dump_codec(part.codec) | {"crc": part.crc} for part in entry.parts]
+    plain |= parts[0] if len(parts) == 1 else {"parts": parts}
+    return plain if entry.base is None else plain | {"base": entry.base}
+
+
+def _dump_codec(codec: Codec) -> dict[str, Any]:
+    plain: dict[str, Any] = {}
+    match codec.positions:
         case Mask(kept=kept):
             plain["mask"] = {"kept": kept}
+        case Map() as places:
+            plain["map"] = _without_defaults(places)
         case Relative() as relative:
             plain["relative"] = _without_defaults(relative)
         case Dense():
             pass
-    match entry.codec.values:
+    match codec.values:
         case Codebook() as codebook:
             plain["codebook"] = _without_defaults(codebook)
+        case Planes(lengths=lengths, rotate=rotate):
+            plain["planes"] = {"lengths": list(lengths)} | ({"rotate": True} if rotate else {})
         case Raw():
             pass
-    return plain | {"crc": entry.crc}
+    return plain
 
 
-def _without_defaults(record: Relative | Codebook) -> dict[str, Any]:
+def _without_defaults(record: Map | Relative | Codebook) -> dict[str, Any]:
     fields = record.__dataclass_fields__
     return {k: v for k in fields if (v := getattr(record, k)) != fields[k].default}
 
 
-def _parse_entry(value: Any, number: int, before: Sequence[Entry]) -> Entry:
+def _parse_entry(value: Any, number: int, before: Sequence[Entry], version: int) -> Entry:
     where = f"tensor number {number}"
     if isinstance(value, dict) and isinstance(value.get("name"), str):
         where = f"tensor {value['name']!r}"
@@ -195,8 +249,13 @@ def _parse_entry(value: Any, number: int, before: Sequence[Entry]) -> Entry:
             if of >= len(before) or not isinstance(before[of], Stored):
                 raise FormatError(f"{where}: {key!r} is {of}, which is no stored tensor before it")
             return Repeated(_text(plain["name"], where), of, tied)
+    codec_keys = {"mask", "relative", "codebook"} if version == 1 else _CODEC_KEYS
+    in_parts = version > 1 and isinstance(value, dict) and "parts" in value
     plain = _fields(
-        value, where, {"name", "dtype", "shape", "crc"}, {"mask", "relative", "codebook"}
+        value,
+        where,
+        {"name", "dtype", "shape", "parts" if in_parts else "crc"},
+        (set() if in_parts else codec_keys) | ({"base"} if version > 1 else set()),
     )
     if not isinstance(plain["dtype"], str) or plain["dtype"] not in DTYPES:
         raise FormatError(f"{where}: dtype {plain['dtype']!r} is not known")
@@ -205,15 +264,36 @@ def _parse_entry(value: Any, number: int, before: Sequence[Entry]) -> Entry:
     shape = tuple(_number(side, f"{where}: a side of the shape") for side in plain["shape"])
     dtype = DTYPES[plain["dtype"]]
     _check_extent(shape, dtype.itemsize, where)
-    crc = _number(plain["crc"], f"{where}: 'crc'")
+    whole = grid(dtype, shape)
+    count = whole.part_count if version > 1 else 1
+    listed = plain["parts"] if in_parts else [plain]
+    if not isinstance(listed, list) or len(listed) != count:
+        raise FormatError(f"{where}: not the {count} parts of its shape")
+    parts: list[Part] = []
+    for part, place in zip(listed, whole.parts() if version > 1 else [whole], strict=True):
+        if in_parts:
+            part = _fields(part, f"{where}: part {len(parts)}", {"crc"}, codec_keys)
+        codec = _parse_codec(part, where)
+        if version == 1 and (_rans(codec.positions) or _rans(codec.values)):
+            raise FormatError(f"{where}: 'rans' in a file of version 1")
+        try:
+            codec.check(place)
+        except FormatError as error:
+            raise FormatError(f"{where}: {error}") from None
+        parts.append(Part(place, codec, _crc(part["crc"], f"{where}: 'crc'")))
+    base = _crc(plain["base"], f"{where}: 'base'") if "base" in plain else None
+    return Stored(_text(plain["name"], where), dtype, shape, tuple(parts), base)
+
+
+def _rans(record: object) -> bool:
+    return any(getattr(record, key, None) is not None for key in ("rans", "context"))
+
+
+def _crc(value: Any, where: str) -> int:
+    crc = _number(value, where)
     if crc >= 2**32:
-        raise FormatError(f"{where}: 'crc' is {crc}, expected 32 bits")
-    codec = _parse_codec(plain, where)
-    try:
-        codec.check(grid(dtype, shape))
-    except FormatError as error:
-        raise FormatError(f"{where}: {error}") from None
-    return Stored(_text(plain["name"], where), dtype, shape, codec, crc)
+        raise FormatError(f"{where} is {crc}, expected 32 bits")
+    return crc
 
 
 def _check_extent(shape: tuple[int, ...], itemsize: int, where: str) -> None:
@@ -225,33 +305,53 @@ def _check_extent(shape: tuple[int, ...], itemsize: int, where: str) -> None:
             raise FormatError(f"{where}: shape {str(list(shape[:8]))[:60]} overflows")
 
 
+_CODEC_KEYS = {"mask", "map", "relative", "codebook", "planes"}
+
+
 def _parse_codec(plain: dict[str, Any], where: str) -> Codec:
-    positions: Dense | Mask | Relative = Dense()
-    if "mask" in plain and "relative" in plain:
-        raise FormatError(f"{where}: both 'mask' and 'relative'")
+    for group in (("mask", "map", "relative"), ("codebook", "planes")):
+        given = [key for key in group if key in plain]
+        if len(given) > 1:
+            raise FormatError(f"{where}: both {given[0]!r} and {given[1]!r}")
+    positions: Dense | Mask | Map | Relative = Dense()
     if "mask" in plain:
         mask = _fields(plain["mask"], f"{where}: mask", {"kept"})
         positions = Mask(_number(mask["kept"], f"{where}: 'kept'"))
+    if "map" in plain:
+        positions = Map(**_numbers(plain["map"], f"{where}: map", {"kept", "bytes"}, {"lag"}))
     if "relative" in plain:
-        words = {"order": ("row", "column"), "convention": ("gap1", "gap")}
-        options = _fields(
-            plain["relative"],
-            f"{where}: relative",
-            {"bits", "kept", "fillers"},
-            {"huffman", *words},
-        )
-        for key, value in options.items():
-            if key not in words:
-                _number(value, f"{where}: {key!r}")
-            elif not isinstance(value, str) or value not in words[key]:
-                raise FormatError(f"{where}: {key!r} is {value!r}, expected one of {words[key]}")
-        positions = Relative(**options)
-    if "codebook" not in plain:
-        return Codec(positions, Raw())
-    options = _fields(plain["codebook"], f"{where}: codebook", {"size"}, {"huffman"})
-    for key, value in options.items():
-        _number(value, f"{where}: {key!r}")
-    return Codec(positions, Codebook(**options))
+        positions = _parse_relative(plain["relative"], f"{where}: relative")
+    if "planes" in plain:
+        return Codec(positions, _parse_planes(plain["planes"], f"{where}: planes"))
+    if "codebook" in plain:
+        streams = {"huffman", "rans", "context", "lag"}
+        options = _numbers(plain["codebook"], f"{where}: codebook", {"size"}, streams)
+        return Codec(positions, Codebook(**options))
+    return Codec(positions, Raw())
+
+
+def _parse_relative(value: Any, where: str) -> Relative:
+    words = {"order": ("row", "column"), "convention": ("gap1", "gap")}
+    options = _fields(value, where, {"bits", "kept", "fillers"}, {"huffman", "rans", *words})
+    for key, option in options.items():
+        if key not in words:
+            _number(option, f"{where}: {key!r}")
+        elif not isinstance(option, str) or option not in words[key]:
+            raise FormatError(f"{where}: {key!r} is {option!r}, expected one of {words[key]}")
+    return Relative(**options)
+
+
+def _parse_planes(value: Any, where: str) -> Planes:
+    options = _fields(value, where, {"lengths"}, {"rotate"})
+    if not isinstance(options["lengths"], list) or options.get("rotate", True) is not True:
+        raise FormatError(f"{where}: expected a list of lengths, and 'rotate' only as true")
+    lengths = tuple(_number(length, f"{where}: a length") for length in options["lengths"])
+    return Planes(lengths, "rotate" in options)
+
+
+def _numbers(value: Any, where: str, required: set[str], optional: set[str]) -> dict[str, int]:
+    options = _fields(value, where, required, optional)
+    return {key: _number(number, f"{where}: {key!r}") for key, number in options.items()}
 
 
 def _fields(
@@ -280,8 +380,8 @@ def _text(value: Any, where: str) -> str:
     return value
 
 
-def _inflate(data: bytes) -> bytes:
-    inflater = zlib.decompressobj(-15)
+def _inflate(data: bytes, version: int) -> bytes:
+    inflater = zlib.decompressobj(-15, b"" if version == 1 else DICTIONARY)
     try:
         text = inflater.decompress(data, MAX_HEADER_BYTES + 1)
     except zlib.error as error:

@@ -5,17 +5,19 @@ from __future__ import annotations
 import dataclasses
 import os
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from tersor.core.report import Report, Value
+from tersor.store.choose import by_contexts, candidates
 from tersor.store.codecs import Dense
-from tersor.store.container import VERSION, Opened, opened
+from tersor.store.container import Base, Opened, opened
 from tersor.store.header import Entry, Repeated, Stored
-from tersor.store.words import dtype_name, to_words
+from tersor.store.streams import decode
+from tersor.store.words import Words, dtype_name, to_words
 
 
 @dataclass(frozen=True)
@@ -27,8 +29,12 @@ class TensorInfo:
         codec: in words; for a repeated tensor, of what.
         density: share of words that are not all zero bits; None when there are none.
         stored_bytes: all of its streams.
+        share: of the bytes of the file.
         table_bytes: codebook and code lengths, part of `stored_bytes`.
         bits_per_weight: stored bits / elements; None when there are none.
+        entropy_bits: order-0 entropy of its words in bits a weight: what a code for each word alone
+            cannot beat; only with `codecs`.
+        others: bytes that other codecs would have taken, by kind; only with `codecs`.
     """
 
     name: str
@@ -37,8 +43,11 @@ class TensorInfo:
     codec: str
     density: float | None
     stored_bytes: int
+    share: float
     table_bytes: int
     bits_per_weight: float | None
+    entropy_bits: float | None = None
+    others: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -71,38 +80,56 @@ class Inspection:
         summary |= {f"metadata {key}": str(value) for key, value in self.metadata.items()}
         rows: list[dict[str, Value]] = []
         for tensor in self.tensors:
-            shape = "x".join(map(str, tensor.shape)) or "scalar"
-            rows.append(dataclasses.asdict(tensor) | {"shape": shape})
+            row = dataclasses.asdict(tensor)
+            row["shape"] = "x".join(map(str, tensor.shape)) or "scalar"
+            others = row.pop("others")
+            if not any(t.others for t in self.tensors):
+                del row["entropy_bits"]
+            rows.append(row | {f"{kind} bytes": others.get(kind) for kind in self._kinds()})
         return Report(str(self.path), summary, rows)
 
+    def _kinds(self) -> list[str]:
+        return list(dict.fromkeys(kind for tensor in self.tensors for kind in tensor.others))
 
-def inspect(path: str | os.PathLike[str]) -> Inspection:
+
+def inspect(
+    path: str | os.PathLike[str], *, codecs: bool = False, base: Base | None = None
+) -> Inspection:
     """Look into a `.terse` file. Only densely stored tensors are decoded, for their density.
+
+    Args:
+        codecs: decode all tensors, for their entropy and for what other codecs would have taken.
+        base: the tensors that the file was made against, if it was.
 
     Raises:
         FormatError: as `load`.
         FileNotFoundError: there is no such file.
     """
-    with opened(path) as file:
+    with opened(path, base=base) as file:
         return Inspection(
             path=file.path,
-            version=VERSION,
+            version=file.version,
             file_bytes=file.file_bytes,
             header_bytes=file.header_bytes,
             dense_bytes=file.header.dense_bytes,
             metadata=dict(file.header.metadata),
-            tensors=tuple(_info(file, entry) for entry in file.header.entries),
+            tensors=tuple(_info(file, entry, codecs) for entry in file.header.entries),
         )
 
 
-def _info(file: Opened, entry: Entry) -> TensorInfo:
+def _info(file: Opened, entry: Entry, codecs: bool) -> TensorInfo:
     source = file.header.source(entry)
+    entropy: float | None = None
+    others: dict[str, int] = {}
     if isinstance(entry, Repeated):
         codec = f"{'tied to' if entry.tied else 'same as'} {source.name}"
         stored = table = 0
     else:
-        codec = str(entry.codec)
-        stored, table = entry.byte_length, entry.codec.table_length(entry.grid)
+        codec = str(entry)
+        stored, table = entry.byte_length, sum(part.table_length for part in entry.parts)
+        if codecs:
+            words = to_words(file.tensor(entry))
+            entropy, others = _entropy(words, source.weights), _costs(words, entry)
     return TensorInfo(
         name=entry.name,
         dtype=dtype_name(source.dtype),
@@ -110,15 +137,47 @@ def _info(file: Opened, entry: Entry) -> TensorInfo:
         codec=codec,
         density=_density(file, source),
         stored_bytes=stored,
+        share=stored / file.file_bytes,
         table_bytes=table,
         bits_per_weight=8 * stored / source.weights if source.weights else None,
+        entropy_bits=entropy,
+        others=others,
     )
 
 
 def _density(file: Opened, entry: Stored) -> float | None:
-    count = entry.grid.count
-    if count == 0:
+    """Share of words that are not zero; of a difference, of those that differ."""
+    if entry.count == 0:
         return None
-    if isinstance(entry.codec.positions, Dense):
-        return int(np.count_nonzero(to_words(file.tensor(entry)))) / count
-    return entry.codec.positions.kept / count
+    kept = 0
+    for part, data in file.read(entry):
+        if isinstance(part.codec.positions, Dense):
+            kept += int(np.count_nonzero(decode(part.codec, data, part.grid)))
+        else:
+            kept += part.codec.positions.kept
+    return kept / entry.count
+
+
+def _entropy(words: Words, weights: int) -> float | None:
+    if not weights:
+        return None
+    shares = np.unique(words, return_counts=True)[1] / len(words)
+    return float(-(shares * np.log2(shares)).sum()) * len(words) / weights
+
+
+def _costs(words: Words, entry: Stored) -> dict[str, int]:
+    """The least bytes of each kind of codec, summed over the parts."""
+    total: dict[str, int] = {}
+    begin = 0
+    for part in entry.parts:
+        here: dict[str, int] = {}
+        piece = words[begin : begin + part.grid.count]
+        for codec in (*candidates(piece, part.grid), *by_contexts(piece, part.grid)):
+            for kind in ("raw", "byte planes", "packed", "Huffman", "rANS", "by context"):
+                if kind in str(codec.values):
+                    size = codec.byte_length(part.grid)
+                    here[kind] = min(size, here.get(kind, size))
+        for kind, size in here.items():
+            total[kind] = total.get(kind, 0) + size
+        begin += part.grid.count
+    return total

@@ -2,45 +2,52 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from collections import OrderedDict
-from collections.abc import Mapping
-from typing import TypeVar, overload
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, TypeVar, overload
 
 import torch
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError, FormatError
-from tersor.store.container import Opened, opened
-from tersor.store.header import Repeated
+from tersor.core.report import Report
+from tersor.store.container import Base, Opened, opened
+from tersor.store.header import Repeated, Stored
 from tersor.store.words import dtype_name, twin
 
 Model = TypeVar("Model", bound=nn.Module)
 
 
 @overload
-def load(path: str | os.PathLike[str], *, into: None = None) -> OrderedDict[str, Tensor]: ...
-@overload
-def load(path: str | os.PathLike[str], *, into: Model) -> Model: ...
 def load(
-    path: str | os.PathLike[str], *, into: Model | None = None
+    path: str | os.PathLike[str], *, into: None = None, base: Base | None = None
+) -> OrderedDict[str, Tensor]: ...
+@overload
+def load(path: str | os.PathLike[str], *, into: Model, base: Base | None = None) -> Model: ...
+def load(
+    path: str | os.PathLike[str], *, into: Model | None = None, base: Base | None = None
 ) -> OrderedDict[str, Tensor] | Model:
-    """Read all tensors of a `.terse` file, on the CPU.
+    """Read all tensors of a `.terse` file, on the CPU, with as many threads as torch has.
 
     Args:
         path: the file.
         into: a model to be filled. Names, shapes and dtypes must be exactly its own; otherwise
             nothing of it is changed.
+        base: the tensors that the file was made against, if it was.
 
     Returns:
         The state dict, or the model.
 
     Raises:
-        FormatError: the file is damaged, or no `.terse` file, or a newer one.
+        FormatError: the file is damaged, or no `.terse` file, or a newer one, or it is a difference
+            to another base.
         ConfigError: the model has other tensors; the first one is named.
         FileNotFoundError: there is no such file.
     """
-    with opened(path) as file:
+    with opened(path, base=base) as file:
         _check_memory(file)
         if into is None:
             return _read(file)
@@ -71,15 +78,128 @@ def load_into(
     return model
 
 
+class Reader(Mapping[str, Tensor]):
+    """The tensors of an open file, each decoded when it is asked for, alone and anew.
+
+    Tied tensors are equal here, but not one object. Closed, it gives none.
+    """
+
+    on_demand = True
+
+    def __init__(self, file: Opened) -> None:
+        self._file = file
+        self._entries = {entry.name: entry for entry in file.header.entries}
+
+    def __getitem__(self, name: str) -> Tensor:
+        return self._file.tensor(self._file.header.source(self._entries[name]))
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._entries)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """The user's metadata, `{}` if there is none."""
+        return dict(self._file.header.metadata)
+
+    @property
+    def ties(self) -> dict[str, str]:
+        """The names that are tied, each to the name of the tensor that it is."""
+        header = self._file.header
+        return {
+            entry.name: header.source(entry).name
+            for entry in header.entries
+            if isinstance(entry, Repeated) and entry.tied
+        }
+
+    def shape(self, name: str) -> tuple[int, ...]:
+        """The shape of a tensor, which is not decoded for it."""
+        return self._file.header.source(self._entries[name]).shape
+
+    def dtype(self, name: str) -> torch.dtype:
+        """The dtype of a tensor, which is not decoded for it."""
+        return self._file.header.source(self._entries[name]).dtype
+
+
+@contextlib.contextmanager
+def open_(path: str | os.PathLike[str], *, base: Base | None = None) -> Iterator[Reader]:
+    """Open a `.terse` file without decoding anything.
+
+    Raises:
+        FormatError, FileNotFoundError: as `load`; for a damaged tensor when it is asked for.
+
+    >>> import tempfile
+    >>> from tersor.store import save
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     report = save({"a": torch.ones(2, 3), "b": torch.zeros(4)}, f"{folder}/x.terse")
+    ...     with open_(f"{folder}/x.terse") as file:
+    ...         print(list(file), file.shape("a"), file["b"])
+    ['a', 'b'] (2, 3) tensor([0., 0., 0., 0.])
+    """
+    with opened(path, base=base) as file:
+        yield Reader(file)
+
+
+def verify(path: str | os.PathLike[str], *, base: Base | None = None) -> Report:
+    """Decode every tensor of a `.terse` file and check all that can be checked.
+
+    No more than one tensor is held at a time.
+
+    Raises:
+        FormatError: something is wrong; the first tensor where it is is named.
+        FileNotFoundError: there is no such file.
+    """
+    with opened(path, base=base) as file:
+        stored = [entry for entry in file.header.entries if isinstance(entry, Stored)]
+        for entry in stored:
+            _run(file.begin(entry)[1])
+        return Report(
+            f"Verified {path}: every checksum fits, and every tensor decodes",
+            {
+                "file bytes": file.file_bytes,
+                "version": file.version,
+                "tensors": len(file.header.entries),
+                "stored tensors": len(stored),
+                "dense bytes": file.header.dense_bytes,
+                "differences to the base": sum(entry.base is not None for entry in stored),
+            },
+        )
+
+
 def _read(file: Opened) -> OrderedDict[str, Tensor]:
     state: OrderedDict[str, Tensor] = OrderedDict()
+    jobs: list[Callable[[], None]] = []
+    for entry in file.header.entries:
+        if isinstance(entry, Stored):
+            state[entry.name], fill = file.begin(entry)
+            jobs += fill
+    _run(jobs)
     for entry in file.header.entries:
         if isinstance(entry, Repeated):
             source = state[file.header.source(entry).name]
             state[entry.name] = source if entry.tied else twin(source)
         else:
-            state[entry.name] = file.tensor(entry)
+            state.move_to_end(entry.name)
     return state
+
+
+def _run(jobs: list[Callable[[], None]]) -> None:
+    """Run all jobs, in as many threads as torch has; the first error ends it."""
+    threads = min(torch.get_num_threads(), len(jobs))
+    if threads < 2:
+        for job in jobs:
+            job()
+        return
+    with ThreadPoolExecutor(threads) as pool:
+        running = [pool.submit(job) for job in jobs]
+        try:
+            for future in running:
+                future.result()
+        finally:
+            for future in running:
+                future.cancel()
 
 
 def _check_memory(file: Opened) -> None:

@@ -6,6 +6,7 @@ words have 1, 2, 4 or 8 bytes. A word is zero when all its bits are: -0.0 and ev
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass
 from typing import Any
@@ -32,30 +33,69 @@ DTYPES: dict[str, torch.dtype] = {n: getattr(torch, n) for n in DTYPE_NAMES if h
 _SIGNED = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
 
 
+PART_WORDS = 1 << 22
+"""Most words that are coded together, where a tensor's rows allow it."""
+
+
 @dataclass(frozen=True)
 class Grid:
-    """How the words lie: `rows` of `columns`; one row when the tensor has fewer than two sides."""
+    """How the words lie: `rows` of `columns`; one row when the tensor has fewer than two sides.
+
+    Args:
+        kernel: so many columns in a row belong together, as the places of one convolution kernel.
+    """
 
     rows: int
     columns: int
     word_size: int
+    kernel: int = 1
 
     @property
     def count(self) -> int:
         return self.rows * self.columns
 
+    @property
+    def part_count(self) -> int:
+        """How many grids `parts` has."""
+        if self.count <= PART_WORDS:
+            return 1
+        if self.columns <= PART_WORDS:
+            return -(-self.rows // (PART_WORDS // self.columns))
+        return -(-self.count // PART_WORDS)
+
+    def parts(self) -> list[Grid]:
+        """The grids that are coded one by one: whole rows, or pieces of rows that are too long.
+
+        >>> [(part.rows, part.columns) for part in Grid(5, 1 << 21, 4).parts()]
+        [(2, 2097152), (2, 2097152), (1, 2097152)]
+        """
+        if self.count <= PART_WORDS:
+            return [self]
+        if self.columns <= PART_WORDS:
+            step = PART_WORDS // self.columns
+            return [
+                dataclasses.replace(self, rows=min(step, self.rows - row))
+                for row in range(0, self.rows, step)
+            ]
+        return [
+            Grid(1, min(PART_WORDS, self.count - begin), self.word_size)
+            for begin in range(0, self.count, PART_WORDS)
+        ]
+
 
 def grid(dtype: torch.dtype, shape: tuple[int, ...]) -> Grid:
     """The grid of a tensor's words.
 
-    >>> grid(torch.float16, (3, 2, 5)), grid(torch.complex64, (3,))
-    (Grid(rows=3, columns=10, word_size=2), Grid(rows=3, columns=2, word_size=4))
+    >>> grid(torch.float16, (3, 2, 5))
+    Grid(rows=3, columns=10, word_size=2, kernel=5)
+    >>> grid(torch.complex64, (3,))
+    Grid(rows=3, columns=2, word_size=4, kernel=1)
     """
     sides = (*shape, 2) if dtype.is_complex else shape
     word_size = dtype.itemsize // 2 if dtype.is_complex else dtype.itemsize
     if len(sides) < 2:
         return Grid(1, math.prod(sides), word_size)
-    return Grid(sides[0], math.prod(sides[1:]), word_size)
+    return Grid(sides[0], math.prod(sides[1:]), word_size, math.prod(sides[2:]) or 1)
 
 
 def require_plain(value: object) -> Tensor:
