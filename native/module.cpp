@@ -125,7 +125,7 @@ Out<std::uint16_t> huffman_decode(const In<std::uint8_t>& data, const In<std::ui
 }
 
 std::uint64_t rans_estimate(const In<std::uint64_t>& counts) {
-    return tersor::rans_estimate(view<std::uint64_t>(counts));
+    return tersor::rans_table(view<std::uint64_t>(counts)).stream_bytes;
 }
 
 Out<std::uint8_t> rans_encode(const In<std::uint16_t>& symbols, std::size_t alphabet) {

@@ -37,7 +37,9 @@ Planes encode(Span<const std::uint8_t> words, bool rotate) {
             plane[i] = static_cast<std::uint8_t>(word >> (8 * k));
         }
         const std::vector<std::uint8_t> coded = rans_encode({plane.data(), count}, 256);
-        const bool shorter = coded.size() < count;
+        // A large plane must become shorter by more than the time to decode it is worth.
+        const std::size_t least = count < kRansManyFrom ? 0 : count / 64;
+        const bool shorter = coded.size() + least < count;
         const std::vector<std::uint8_t>& chosen = shorter ? coded : plane;
         planes.stream.insert(planes.stream.end(), chosen.begin(), chosen.end());
         planes.lengths.push_back(shorter ? coded.size() : 0);

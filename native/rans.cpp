@@ -5,13 +5,13 @@
 #include <stdexcept>
 #include <string>
 #include <type_traits>
+#include <utility>
 
 #include "errors.hpp"
 
 namespace tersor {
 namespace {
 
-constexpr std::uint32_t kTotal = 1u << kRansBits;
 constexpr std::uint32_t kLeast = 1u << 16;  // a state is never below it
 
 std::size_t lanes_of(std::size_t count) { return count < kRansManyFrom ? 1 : kRansManyLanes; }
@@ -41,12 +41,14 @@ private:
     unsigned window_ = 0, filled_ = 0;
 };
 
-// All frequencies: 4 bits each for the bit length, a byte boundary, then the bits below the top one.
-void write_table(const std::vector<std::uint16_t>& frequencies, std::vector<std::uint8_t>& out) {
+// The precision; of all frequencies 4 bits for the bit length; from a byte boundary on, the bits
+// below the top one.
+void write_table(const RansTable& table, std::vector<std::uint8_t>& out) {
     BitWriter writer(out);
-    for (const std::uint16_t f : frequencies) writer.put(bit_length(f), 4);
+    writer.put(table.bits, 8);
+    for (const std::uint16_t f : table.frequencies) writer.put(bit_length(f), 4);
     writer.pad();
-    for (const std::uint16_t f : frequencies)
+    for (const std::uint16_t f : table.frequencies)
         if (f > 1) {
             const unsigned bits = bit_length(f) - 1;
             writer.put(f - (1u << bits), bits);
@@ -58,7 +60,7 @@ std::size_t table_size(const std::vector<std::uint16_t>& frequencies) {
     std::size_t bits = 0;
     for (const std::uint16_t f : frequencies)
         if (f > 1) bits += bit_length(f) - 1;
-    return (frequencies.size() + 1) / 2 + (bits + 7) / 8;
+    return 1 + (frequencies.size() + 1) / 2 + (bits + 7) / 8;
 }
 
 class BitReader {
@@ -86,23 +88,27 @@ private:
 };
 
 std::vector<unsigned> read_table(Span<const std::uint8_t> in, std::size_t alphabet,
-                                 std::size_t& next) {
+                                 std::size_t& next, unsigned& precision) {
     std::vector<unsigned> frequencies(alphabet);
     BitReader reader(in, next);
+    precision = reader.get(8);
+    if (precision < kMinRansBits || precision > kMaxRansBits)
+        throw FormatError("rANS precision of " + std::to_string(precision) + " bits, expected " +
+                          std::to_string(kMinRansBits) + " to " + std::to_string(kMaxRansBits));
     for (unsigned& f : frequencies) f = reader.get(4);
     reader.pad();
     std::uint32_t sum = 0;
     for (unsigned& f : frequencies) {
-        if (f > kRansBits + 1)
+        if (f > precision + 1)
             throw FormatError("rANS table: a length of " + std::to_string(f) +
-                              ", expected at most " + std::to_string(kRansBits + 1));
+                              ", expected at most " + std::to_string(precision + 1));
         if (f > 1) f = (1u << (f - 1)) + reader.get(f - 1);
         sum += f;
     }
     reader.pad();
-    if (sum != kTotal)
+    if (sum != 1u << precision)
         throw FormatError("rANS frequencies sum to " + std::to_string(sum) + ", expected " +
-                          std::to_string(kTotal));
+                          std::to_string(1u << precision));
     return frequencies;
 }
 
@@ -117,9 +123,9 @@ std::vector<std::uint8_t> encode(Span<const Symbol> symbols, std::size_t alphabe
     }
     std::vector<std::uint8_t> out;
     if (symbols.size == 0) return out;
-    const std::vector<std::uint16_t> frequencies =
-        rans_frequencies({counts.data(), counts.size()});
-    write_table(frequencies, out);
+    const RansTable table = rans_table({counts.data(), counts.size()});
+    const std::vector<std::uint16_t>& frequencies = table.frequencies;
+    write_table(table, out);
     std::vector<std::uint32_t> starts(alphabet);
     for (std::size_t s = 1; s < alphabet; ++s) starts[s] = starts[s - 1] + frequencies[s - 1];
 
@@ -132,11 +138,11 @@ std::vector<std::uint8_t> encode(Span<const Symbol> symbols, std::size_t alphabe
     for (std::size_t i = symbols.size; i-- > 0;) {
         const std::uint32_t f = frequencies[symbols[i]];
         std::uint32_t& x = states[i % lanes];
-        if (std::uint64_t{x} >= (std::uint64_t{kLeast} >> kRansBits << 16) * f) {
+        if (std::uint64_t{x} >= (std::uint64_t{kLeast} >> table.bits << 16) * f) {
             words.push_back(static_cast<std::uint16_t>(x & 0xFFFF));
             x >>= 16;
         }
-        x = ((x / f) << kRansBits) + x % f + starts[symbols[i]];
+        x = ((x / f) << table.bits) + x % f + starts[symbols[i]];
     }
     for (std::size_t lane = 0; lane < lanes; ++lane)
         for (unsigned shift = 0; shift < 32; shift += 8)
@@ -149,20 +155,14 @@ std::vector<std::uint8_t> encode(Span<const Symbol> symbols, std::size_t alphabe
     return out;
 }
 
-}  // namespace
-
-std::vector<std::uint16_t> rans_frequencies(Span<const std::uint64_t> counts) {
-    if (counts.size > kMaxRansAlphabet)
-        throw std::invalid_argument("rANS: an alphabet of " + std::to_string(counts.size) +
-                                    ", expected at most " + std::to_string(kMaxRansAlphabet));
-    double total = 0;
-    for (const std::uint64_t count : counts) total += static_cast<double>(count);
-    if (total == 0) throw std::invalid_argument("rANS: no symbols are counted");
-    std::vector<std::uint16_t> frequencies(counts.size, 0);
-    int missing = kTotal;
+// At least 1 where the count is not 0, near the cheapest for these counts.
+RansTable table_of(Span<const std::uint64_t> counts, double total, unsigned bits) {
+    RansTable table{bits, std::vector<std::uint16_t>(counts.size, 0), 0};
+    std::vector<std::uint16_t>& frequencies = table.frequencies;
+    int missing = 1 << bits;
     for (std::size_t s = 0; s < counts.size; ++s) {
         if (counts[s] == 0) continue;
-        const double exact = static_cast<double>(counts[s]) / total * kTotal;
+        const double exact = static_cast<double>(counts[s]) / total * (1 << bits);
         frequencies[s] = static_cast<std::uint16_t>(std::max(1.0, std::round(exact)));
         missing -= frequencies[s];
     }
@@ -180,20 +180,39 @@ std::vector<std::uint16_t> rans_frequencies(Span<const std::uint64_t> counts) {
         }
         frequencies[best] = static_cast<std::uint16_t>(frequencies[best] + static_cast<int>(step));
     }
-    return frequencies;
+    double cost = 0;
+    for (std::size_t s = 0; s < counts.size; ++s)
+        if (counts[s] > 0)
+            cost += static_cast<double>(counts[s]) * (bits - std::log2(frequencies[s]));
+    // A state begins with 16 bits that say nothing, and ends with as many that say something.
+    table.stream_bytes = table_size(frequencies) + 2 * lanes_of(static_cast<std::size_t>(total)) +
+                         static_cast<std::uint64_t>(cost / 8) + 1;
+    return table;
 }
 
-std::uint64_t rans_estimate(Span<const std::uint64_t> counts) {
-    const std::vector<std::uint16_t> frequencies = rans_frequencies(counts);
-    double bits = 0;
-    std::uint64_t total = 0;
-    for (std::size_t s = 0; s < counts.size; ++s) {
-        if (counts[s] == 0) continue;
-        total += counts[s];
-        bits += static_cast<double>(counts[s]) * (kRansBits - std::log2(frequencies[s]));
+}  // namespace
+
+RansTable rans_table(Span<const std::uint64_t> counts) {
+    if (counts.size > kMaxRansAlphabet)
+        throw std::invalid_argument("rANS: an alphabet of " + std::to_string(counts.size) +
+                                    ", expected at most " + std::to_string(kMaxRansAlphabet));
+    double total = 0;
+    std::size_t used = 0;
+    for (const std::uint64_t count : counts) {
+        total += static_cast<double>(count);
+        used += count > 0;
     }
-    // A state begins with 16 bits that say nothing, and ends with as many that say something.
-    return table_size(frequencies) + 2 * lanes_of(total) + static_cast<std::uint64_t>(bits / 8) + 1;
+    if (used == 0) throw std::invalid_argument("rANS: no symbols are counted");
+    RansTable best = table_of(counts, total, 12);
+    for (unsigned bits = kMinRansBits; bits < 12; ++bits) {
+        if (used > std::size_t{1} << bits) continue;
+        RansTable table = table_of(counts, total, bits);
+        if (table.stream_bytes < best.stream_bytes) best = std::move(table);
+    }
+    RansTable finest = table_of(counts, total, kMaxRansBits);
+    if (finest.stream_bytes + finest.stream_bytes / 500 < best.stream_bytes)
+        best = std::move(finest);
+    return best;
 }
 
 std::vector<std::uint8_t> rans_encode(Span<const std::uint16_t> symbols, std::size_t alphabet) {
@@ -213,7 +232,9 @@ RansDecoder::RansDecoder(Span<const std::uint8_t> in, std::size_t alphabet, std:
     if (alphabet > kMaxRansAlphabet)
         throw FormatError("rANS alphabet of " + std::to_string(alphabet) +
                           " symbols, expected at most " + std::to_string(kMaxRansAlphabet));
-    const std::vector<unsigned> frequencies = read_table(in, alphabet, next_);
+    const std::vector<unsigned> frequencies = read_table(in, alphabet, next_, bits_);
+    slots_.resize(std::size_t{1} << bits_);
+    symbols_.resize(std::size_t{1} << bits_);
     std::size_t slot = 0;
     for (std::size_t s = 0; s < alphabet; ++s)
         for (unsigned offset = 0; offset < frequencies[s]; ++offset, ++slot) {
@@ -234,7 +255,10 @@ template <class Symbol>
 void RansDecoder::decode_some(Span<Symbol> out) {
     if (out.size > left_) throw std::invalid_argument("rANS: more symbols than there are");
     left_ -= out.size;
-    constexpr std::uint32_t mask = kTotal - 1;
+    const unsigned bits = bits_;
+    const std::uint32_t mask = (1u << bits) - 1;
+    const Slot* const slots = slots_.data();
+    const std::uint16_t* const symbols = symbols_.data();
     std::size_t done = 0;
     if (lanes_ == kRansManyLanes) {
         // Eight symbols read at most eight words, so only one check is needed for all of them.
@@ -244,10 +268,10 @@ void RansDecoder::decode_some(Span<Symbol> out) {
         for (; out.size - done >= 8 && end - next >= 16; done += 8)
             for (std::size_t lane = 0; lane < kRansManyLanes; ++lane) {
                 const std::uint32_t at = x[lane] & mask;
-                const Slot slot = slots_[at];
-                out[done + lane] = static_cast<Symbol>(symbols_[at]);
+                const Slot slot = slots[at];
+                out[done + lane] = static_cast<Symbol>(symbols[at]);
                 std::uint32_t state =
-                    (slot.frequency_less_1 + 1u) * (x[lane] >> kRansBits) + slot.offset;
+                    (slot.frequency_less_1 + 1u) * (x[lane] >> bits) + slot.offset;
                 const std::uint32_t word = static_cast<std::uint32_t>(next[0] | next[1] << 8);
                 const bool low = state < kLeast;
                 state = low ? state << 16 | word : state;
@@ -260,8 +284,8 @@ void RansDecoder::decode_some(Span<Symbol> out) {
     for (std::size_t lane = 0; done < out.size; ++done) {
         std::uint32_t& x = states_[lane];
         const std::uint32_t at = x & mask;
-        out[done] = static_cast<Symbol>(symbols_[at]);
-        x = (slots_[at].frequency_less_1 + 1u) * (x >> kRansBits) + slots_[at].offset;
+        out[done] = static_cast<Symbol>(symbols[at]);
+        x = (slots[at].frequency_less_1 + 1u) * (x >> bits) + slots[at].offset;
         if (x < kLeast) {
             if (in_.size - next_ < 2) throw FormatError("rANS stream is cut short");
             x = x << 16 | in_[next_] | std::uint32_t{in_[next_ + 1]} << 8;

@@ -7,6 +7,7 @@ known only when it has coded, so it codes.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
@@ -48,17 +49,30 @@ def encoded(words: Words, grid: Grid, *, fast: bool = False) -> tuple[Codec, byt
     Args:
         fast: leave the context coder out, which takes 30 ns a bit.
     """
-    codecs = list(candidates(words, grid))
-    best = min(codecs, key=lambda codec: codec.byte_length(grid))
-    if not fast:
+    best = min(candidates(words, grid), key=lambda codec: codec.byte_length(grid))
+    if not fast and _may_gain(words, grid):
         by_context = min(
             by_contexts(words, grid), key=lambda codec: codec.byte_length(grid), default=best
         )
-        # What is large is also to be read fast: there it has to gain something.
-        least = 1.0 if grid.count <= _SMALL else 0.99
-        if by_context.byte_length(grid) < least * best.byte_length(grid):
+        if by_context.byte_length(grid) < _least(grid) * best.byte_length(grid):
             best = by_context
     return encode(best, words, grid)
+
+
+def _may_gain(words: Words, grid: Grid) -> bool:
+    """Whether contexts gain on the first rows of a large grid; of a small one all is tried."""
+    if grid.count <= 4 * _SMALL:
+        return True
+    rows = max(2 * _SMALL // grid.columns, 1)
+    first = replace(grid, rows=rows) if rows < grid.rows else replace(grid, rows=1)
+    part = words[: first.count]
+    sizes = [codec.byte_length(first) for codec in candidates(part, first)]
+    return any(c.byte_length(first) < _least(grid) * min(sizes) for c in by_contexts(part, first))
+
+
+def _least(grid: Grid) -> float:
+    """What is large is also to be read fast: there contexts have to gain something."""
+    return 1.0 if grid.count <= _SMALL else 0.99
 
 
 def candidates(
@@ -164,10 +178,12 @@ def huffman_bytes(counts: Counts) -> int:
 def _values_of(words: Words, counts: Counts | None, fillers: int) -> Iterator[Values]:
     """The ways to say these words, of which the distinct ones occur so often."""
     yield Raw()
-    if len(words):
+    if len(words) > 1:
         rotate = _is_shorter_rotated(words)
         yield Planes(encode_planes(words, rotate)[0], rotate)
-    yield from _codebooks(counts, fillers)
+    # Of bytes the highest plane is all there is: the same streams, without a codebook to look up.
+    large = words.itemsize == 1 and len(words) > _SMALL
+    yield from (v for v in _codebooks(counts, fillers) if not (large and v.rans is not None))
 
 
 def _with_fillers(plain: Sequence[Values], counts: Counts | None, fillers: int) -> list[Values]:
@@ -177,7 +193,7 @@ def _with_fillers(plain: Sequence[Values], counts: Counts | None, fillers: int) 
     return [v for v in plain if isinstance(v, Raw | Planes)] + list(_codebooks(counts, fillers))
 
 
-def _codebooks(counts: Counts | None, fillers: int) -> Iterator[Values]:
+def _codebooks(counts: Counts | None, fillers: int) -> Iterator[Codebook]:
     if counts is None or not 0 < len(counts) <= MAX_ALPHABET - (fillers > 0):
         return
     size = len(counts)
