@@ -1,4 +1,5 @@
 import collections
+import json
 import pickle
 
 import pytest
@@ -9,7 +10,7 @@ from state_dicts import assert_same, sparse_codebook
 from torch import nn
 
 from tersor.core.errors import ConfigError, FormatError, StorageError
-from tersor.store import inspect, load, metadata, pack, read_tensors, save, unpack
+from tersor.store import convert, inspect, load, metadata, pack, read_tensors, save, unpack
 
 
 def network():
@@ -190,3 +191,102 @@ def test_a_missing_folder_of_the_target_is_named(tmp_path):
     with pytest.raises(StorageError, match="nowhere"):
         unpack(tmp_path / "a.terse", tmp_path / "nowhere" / "a.pt")
     assert inspect(tmp_path / "a.terse").tensors[0].name == "a"
+
+
+@pytest.mark.parametrize("usual", [True, False])
+def test_a_safetensors_file_comes_back_byte_for_byte(usual, tmp_path):
+    source, target = tmp_path / "a.safetensors", tmp_path / "b.safetensors"
+    data = safetensors.torch.save(network(), {"format": "pt", "title": "ä\n"})
+    if not usual:  # as other programs write it: other spaces, another order
+        length = int.from_bytes(data[:8], "little")
+        header = json.dumps(json.loads(data[8 : 8 + length]), sort_keys=True).encode()
+        data = len(header).to_bytes(8, "little") + header + data[8 + length :]
+    source.write_bytes(data)
+    pack(source, tmp_path / "x.terse")
+    unpack(tmp_path / "x.terse", target)
+    assert target.read_bytes() == data
+
+
+@pytest.mark.parametrize("kind", ["mapping", "a.safetensors", "a.pt", "a.terse"])
+def test_a_base_is_tensors_or_a_file_of_them(kind, tmp_path):
+    torch.manual_seed(0)
+    base = {"w": torch.randn(50, 40), "other": torch.ones(3)}
+    state = {"w": base["w"] * 1.0001, "new": torch.randn(4)}
+    safetensors.torch.save_file(base, tmp_path / "a.safetensors")
+    torch.save(base, tmp_path / "a.pt")
+    save(base, tmp_path / "a.terse")
+    torch.save(state, tmp_path / "tuned.pt")
+    under = base if kind == "mapping" else tmp_path / kind
+    report = pack(tmp_path / "tuned.pt", tmp_path / "x.terse", base=under)
+    assert "difference" in report.rows[0]["codec"]
+    unpack(tmp_path / "x.terse", tmp_path / "back.pt", base=under)
+    assert_same(torch.load(tmp_path / "back.pt", weights_only=True), state)
+    with pytest.raises(FormatError, match=r"x\.terse.*base"):
+        unpack(tmp_path / "x.terse", tmp_path / "back.pt")
+
+
+@pytest.mark.parametrize("change", [{"w": torch.ones(2)}, {"more": torch.ones(1)}, {"w": None}])
+def test_what_does_not_come_back_as_it_was_is_never_kept(change, tmp_path, monkeypatch):
+    def wrong(state, path, **options):
+        changed = {k: v for k, v in (dict(state) | change).items() if v is not None}
+        return save(changed, path, **options)
+
+    torch.save({"w": torch.tensor([1.0, -0.0])}, tmp_path / "a.pt")
+    (tmp_path / "x.terse").write_bytes(b"old")
+    monkeypatch.setattr(convert, "save", wrong)
+    with pytest.raises(FormatError, match=r"a\.pt: .* not come back as"):
+        pack(tmp_path / "a.pt", tmp_path / "x.terse")
+    assert (tmp_path / "x.terse").read_bytes() == b"old"
+    assert len(list(tmp_path.iterdir())) == 2
+    assert not pack(tmp_path / "a.pt", tmp_path / "x.terse", verify=False).notes
+
+
+def test_the_sign_of_zero_is_compared_too(tmp_path, monkeypatch):
+    torch.save({"w": torch.tensor([1.0, -0.0])}, tmp_path / "a.pt")
+    monkeypatch.setattr(
+        convert, "save", lambda s, p, **o: save({"w": torch.tensor([1.0, 0.0])}, p, **o)
+    )
+    with pytest.raises(FormatError, match="'w' does not come back as it was"):
+        pack(tmp_path / "a.pt", tmp_path / "x.terse")
+
+
+def test_the_share_that_is_done_rises_to_the_end(tmp_path):
+    torch.save({str(n): torch.randn(100, 100) for n in range(8)}, tmp_path / "a.pt")
+    seen = []
+    pack(tmp_path / "a.pt", tmp_path / "x.terse", watch=lambda *told: seen.append(told))
+    assert [name for name, _ in seen] == [str(n) for n in range(8)] * 2
+    assert [share for _, share in seen] == pytest.approx([n / 16 for n in range(16)], abs=0.01)
+    seen.clear()
+    unpack(tmp_path / "x.terse", tmp_path / "b.pt", watch=lambda *told: seen.append(told))
+    assert seen == [(str(n), n / 8) for n in range(8)]
+
+
+def test_a_key_is_refused_where_there_are_none(tmp_path):
+    for name in ("a.safetensors", "."):
+        with pytest.raises(ConfigError, match="key 'x', but only a torch checkpoint has keys"):
+            pack(tmp_path / name, tmp_path / "x.terse", key="x")
+
+
+def test_a_missing_base_is_a_missing_file(tmp_path):
+    torch.save({"a": torch.ones(1)}, tmp_path / "a.pt")
+    for name in ("no.pt", "no.terse", "no.safetensors"):
+        with pytest.raises(FileNotFoundError, match=name):
+            pack(tmp_path / "a.pt", tmp_path / "x.terse", base=tmp_path / name)
+
+
+def test_a_terse_file_is_written_anew(tmp_path):
+    weight = torch.randn(40)
+    save({"a": weight, "b": weight, "c": weight.clone()}, tmp_path / "a.terse", metadata={"n": [1]})
+    pack(tmp_path / "a.terse", tmp_path / "b.terse", base={"a": weight + 1e-6})
+    state = load(tmp_path / "b.terse", base={"a": weight + 1e-6})
+    assert_same(state, load(tmp_path / "a.terse"))
+    assert state["a"] is state["b"]
+    assert state["a"] is not state["c"]
+    assert metadata(tmp_path / "b.terse") == {"n": [1]}
+
+
+def test_a_dtype_that_torch_cannot_save_is_refused(tmp_path):
+    save({"a": torch.ones(2).byte().view(torch.uint4)}, tmp_path / "a.terse")
+    with pytest.raises(ConfigError, match=r"torch\.save cannot hold these .*uint4"):
+        unpack(tmp_path / "a.terse", tmp_path / "a.pt")
+    assert not (tmp_path / "a.pt").exists()

@@ -1,45 +1,70 @@
-"""From and to the files of others: safetensors and torch checkpoints."""
+"""From and to the files of others: safetensors, torch checkpoints, whole folders of them."""
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-import io
 import json
+import math
 import os
-import pickle
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
-import torch
+import numpy as np
 from torch import Tensor
 
 from tersor.core.errors import ConfigError, FormatError
-from tersor.core.files import replacing
+from tersor.core.files import aside, replacing
 from tersor.core.report import Report, Value
-from tersor.store.container import metadata as metadata_of
-from tersor.store.loading import load
+from tersor.store.folders import folder_source
+from tersor.store.layout import FOLDER, HEADER, FolderLayout, KeptFile, layout_of
+from tersor.store.loading import Reader, open_
+from tersor.store.restoring import write_folder, write_safetensors, write_torch
 from tersor.store.saving import save
-from tersor.store.words import dtype_name
+from tersor.store.sources import (
+    TENSOR_SUFFIXES,
+    Source,
+    require_suffix,
+    safetensors_source,
+    terse_source,
+    torch_source,
+)
+from tersor.store.words import Words, dtype_name, to_words
 
-_TORCH = (".pt", ".pth", ".bin")
-_KEYS = ("state_dict", "model_state_dict", "model")
+PathLike = str | os.PathLike[str]
+Watch = Callable[[str, float], None]
+Base = Mapping[str, Tensor] | PathLike
+
+READ_BACK = "Lossless: every tensor has been read back and compared, bit for bit."
 
 
 def pack(
-    source: str | os.PathLike[str], target: str | os.PathLike[str], *, key: str | None = None
+    source: PathLike,
+    target: PathLike,
+    *,
+    key: str | None = None,
+    base: Base | None = None,
+    fast: bool = False,
+    verify: bool = True,
+    watch: Watch | None = None,
 ) -> Report:
-    """Write a checkpoint as a `.terse` file; every tensor keeps every bit.
+    """Write a checkpoint, or a whole folder, as a `.terse` file; every tensor keeps every bit.
 
     Args:
-        source: a `.safetensors` file (its metadata is kept), or a torch checkpoint `.pt`, `.pth`,
-            `.bin`: names to tensors, or an object that has such a mapping as `state_dict`,
-            `model_state_dict` or `model`. Nothing in it is executed.
+        source: a `.safetensors` file (it comes back byte for byte); a torch checkpoint `.pt`,
+            `.pth`, `.bin`, `.ckpt`: names to tensors, or an object that has such a mapping as
+            `state_dict`, `model_state_dict` or `model`; nothing in it is executed. A folder, as
+            those of Hugging Face: `unpack` makes it again, with all of its files. Or a `.terse`
+            file, that is written anew; all of it is held in memory.
         target: the `.terse` file.
         key: where in a torch checkpoint the tensors are.
+        base: as in `save`; tensors by name, or a file or folder of them.
+        fast: as in `save`.
+        verify: read the written file back and compare every bit, before it takes its place.
+        watch: told the name of each tensor that is begun or compared, and the share of all work
+            that is done.
 
     Returns:
         The report of `save`; what was not packed is listed as skipped.
@@ -49,18 +74,41 @@ def pack(
         FormatError: the file is damaged, or has code in it.
         StorageError: the target cannot be written.
     """
-    state, metadata, skipped = _read(Path(source), key)
-    report = save(state, target, metadata=metadata)
-    return dataclasses.replace(report, title=f"Packed {source} as {target}", skipped=skipped)
+    tensors = _source(Path(source), key, Path(target))
+    metadata = tensors.metadata
+    half = 0.5 if verify else 1.0
+    with opened_base(base) as under, aside(target) as path:
+        count = _counted(watch, tensors.num_bytes, 0.0, half)
+        report = save(tensors, path, metadata=metadata, base=under, fast=fast, watch=count)
+        if verify:
+            _compare(tensors, path, under, _counted(watch, tensors.num_bytes, half, 1.0))
+    return dataclasses.replace(
+        report,
+        title=f"Packed {source} as {target}",
+        summary={"source bytes": tensors.num_bytes, **report.summary},
+        skipped=tensors.skipped,
+        notes=[READ_BACK] if verify else [],
+    )
 
 
-def unpack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Report:
-    """Write the tensors of a `.terse` file as a plain checkpoint.
+def unpack(
+    source: PathLike,
+    target: PathLike,
+    *,
+    base: Base | None = None,
+    watch: Watch | None = None,
+) -> Report:
+    """Write the tensors of a `.terse` file as a plain checkpoint, or as the folder that they were.
+
+    No more than one tensor is held at a time, but for torch checkpoints all of one file.
 
     Args:
         source: a `.terse` file.
         target: `.safetensors` (metadata kept, what is no text as JSON; tied tensors become
-            separate) or `.pt`, `.pth`, `.bin` (tied tensors stay tied; there is no metadata).
+            separate) or `.pt`, `.pth`, `.bin`, `.ckpt` (tied tensors stay tied; there is no
+            metadata). Any other name is that of a folder, if the file was packed from one.
+        base: that of `pack`.
+        watch: told the name of each tensor that is begun, and the share of all work that is done.
 
     Raises:
         ConfigError: the suffix is unknown, or safetensors has no such dtype.
@@ -68,129 +116,188 @@ def unpack(source: str | os.PathLike[str], target: str | os.PathLike[str]) -> Re
         StorageError: the target cannot be written.
     """
     target = Path(target)
-    _require_suffix(target, (".safetensors", *_TORCH))
-    state, metadata = load(source), metadata_of(source)
-    skipped: dict[str, str] = {}
-    notes: list[str] = []
-    if target.suffix == ".safetensors":
-        data, tied = _safetensors_bytes(state, metadata)
-        if tied:
-            notes.append(f"Now separate, since safetensors has no ties: {', '.join(tied)}.")
-    else:
-        buffer = io.BytesIO()
-        torch.save(state, buffer)
-        data = buffer.getvalue()
-        if metadata:
-            skipped["metadata"] = "a torch checkpoint of tensors has no place for it"
-    with replacing(target) as file:
-        file.write(data)
-    summary: dict[str, Value] = {"file bytes": len(data), "tensors": len(state)}
-    rows: list[dict[str, Value]] = [
-        {
-            "name": name,
-            "dtype": dtype_name(tensor.dtype),
-            "shape": "x".join(map(str, tensor.shape)) or "scalar",
-            "bytes": tensor.numel() * tensor.itemsize,
-        }
-        for name, tensor in state.items()
-    ]
-    return Report(f"Unpacked {source} as {target}", summary, rows, skipped, notes)
+    with opened_base(base) as under, open_(source, base=under) as reader:
+        layout = _layout(reader.metadata, source)
+        try:
+            if layout is not None and target.suffix not in TENSOR_SUFFIXES:
+                return _unpack_folder(source, reader, layout, target, watch)
+            require_suffix(target, TENSOR_SUFFIXES)
+            return _unpack_file(source, reader, layout, target, under, watch)
+        except FormatError as error:
+            if str(error).startswith(os.fspath(source)):
+                raise
+            raise FormatError(f"{source}: {error}. Nothing was written") from error
 
 
-def read_tensors(
-    path: str | os.PathLike[str], *, key: str | None = None
-) -> OrderedDict[str, Tensor]:
-    """The tensors of a `.terse` or `.safetensors` file or a torch checkpoint, by name.
+def read_tensors(path: PathLike, *, key: str | None = None) -> OrderedDict[str, Tensor]:
+    """The tensors of a `.terse` or `.safetensors` file, a torch checkpoint or a folder, by name.
 
     Args, Raises: as `load` and `pack`.
     """
-    if Path(path).suffix == ".terse":
-        return load(path)
-    return OrderedDict(_read(Path(path), key)[0])
+    tensors = _source(Path(path), key, None)
+    layout = _layout(tensors.metadata, path)
+    names = list(tensors) if layout is None else layout.weights(list(tensors))
+    return OrderedDict((name, tensors[name]) for name in names)
 
 
-def _read(
-    source: Path, key: str | None
-) -> tuple[dict[str, Tensor], dict[str, Any], dict[str, str]]:
-    """Tensors, metadata, and what is neither, with the reason."""
-    _require_suffix(source, (".safetensors", *_TORCH))
-    if source.suffix in _TORCH:
-        state, skipped = _choose(source, _torch_load(source), key)
-        return state, {}, skipped
-    if key is not None:
-        raise ConfigError(f"{source}: key {key!r}, but a safetensors file has no keys to choose")
+@contextlib.contextmanager
+def opened_base(base: Base | None) -> Iterator[Mapping[str, Tensor] | None]:
+    """The tensors of a base by name, read as they are asked for.
+
+    Args:
+        base: them, or a file or folder that has them; of a folder also its other files.
+
+    Raises:
+        ConfigError, FormatError, FileNotFoundError: as `pack`.
+    """
+    if base is None or isinstance(base, Mapping):
+        yield base
+    elif Path(base).suffix == ".terse" and not Path(base).is_dir():
+        with open_(base) as reader:
+            yield reader
+    else:
+        yield _source(Path(base), None, None)
+
+
+def _source(path: Path, key: str | None, target: Path | None) -> Source:
+    if key is not None and (path.is_dir() or path.suffix in (".safetensors", ".terse")):
+        raise ConfigError(f"{path}: key {key!r}, but only a torch checkpoint has keys to choose")
+    if path.is_dir():
+        return folder_source(path, leave_out=target)
+    if path.suffix == ".terse":
+        return terse_source(path)
+    require_suffix(path, TENSOR_SUFFIXES)
+    return safetensors_source(path) if path.suffix == ".safetensors" else torch_source(path, key)
+
+
+def _counted(
+    watch: Watch | None, total: int, first: float = 0.0, last: float = 1.0
+) -> Callable[[str, int], None]:
+    """A watch of tensors by their bytes, for one of the share that is done, from first to last."""
+    done = 0
+
+    def count(name: str, num_bytes: int) -> None:
+        nonlocal done
+        if watch is not None:
+            watch(name, first + (last - first) * min(done / max(total, 1), 1.0))
+        done += num_bytes
+
+    return count
+
+
+def _compare(
+    tensors: Source,
+    path: Path,
+    base: Mapping[str, Tensor] | None,
+    count: Callable[[str, int], None],
+) -> None:
+    with open_(path, base=base) as reader:
+        if list(reader) != list(tensors) or reader.metadata != dict(tensors.metadata):
+            raise FormatError(f"{tensors.path}: names or metadata do not come back as they were")
+        for name, expected in tensors.items():
+            count(name, expected.numel() * expected.itemsize)
+            found = reader[name]
+            same = (found.dtype, found.shape) == (expected.dtype, expected.shape)
+            if not same or not _equal(to_words(found), to_words(expected)):
+                raise FormatError(
+                    f"{tensors.path}: {name!r} does not come back as it was, so nothing was "
+                    "written. Memory or disk may be faulty, or another program writes to the file"
+                )
+
+
+def _equal(a: Words, b: Words) -> bool:
+    """Whether two rows of words are the same, without a mask of all of them in memory."""
+    block = 1 << 20
+    return all(
+        np.array_equal(a[start : start + block], b[start : start + block])
+        for start in range(0, len(a), block)
+    )
+
+
+def _layout(metadata: Mapping[str, Any], source: PathLike) -> FolderLayout | None:
     try:
-        with safetensors.safe_open(source, framework="pt") as file:
-            state = {name: file.get_tensor(name) for name in file.keys()}
-            return state, file.metadata() or {}, {}
-    except safetensors.SafetensorError as error:
-        raise FormatError(f"{source}: not a safetensors file, or damaged ({error})") from error
+        return layout_of(metadata)
+    except FormatError as error:
+        raise FormatError(f"{source}: {error}. Nothing was written") from error
 
 
-def _torch_load(source: Path) -> object:
-    try:
-        return torch.load(source, map_location="cpu", weights_only=True)
-    except OSError:
-        raise
-    except pickle.UnpicklingError as error:
-        raise FormatError(
-            f"{source}: more than tensors and plain data, and code in a file is never run "
-            f"({str(error).splitlines()[0]}). Save model.state_dict() alone"
-        ) from error
-    except Exception as error:  # torch raises whatever its unpickler met
-        raise FormatError(f"{source}: not a torch checkpoint, or damaged ({error})") from error
+def _unpack_folder(
+    source: PathLike,
+    reader: Reader,
+    layout: FolderLayout,
+    target: Path,
+    watch: Watch | None,
+) -> Report:
+    with aside(target, folder=True) as path:
+        rows = write_folder(reader, _watched(reader, list(reader), watch), layout, path)
+    summary: dict[str, Value] = {
+        "bytes": sum(int(row["bytes"] or 0) for row in rows),
+        "files": len(rows),
+        "tensors": len(layout.weights(list(reader))),
+    }
+    return Report(f"Unpacked {source} as {target}", summary, rows)
 
 
-def _choose(
-    source: Path, loaded: object, key: str | None
-) -> tuple[dict[str, Tensor], dict[str, str]]:
-    if not isinstance(loaded, Mapping):
-        raise ConfigError(
-            f"{source}: holds a {type(loaded).__name__}, expected a mapping of names to tensors"
-        )
-    if key is not None and key not in loaded:
-        raise ConfigError(f"{source}: has no {key!r}; it has: {_names(loaded)}")
-    if key is None and not any(isinstance(value, Tensor) for value in loaded.values()):
-        key = next((k for k in _KEYS if isinstance(loaded.get(k), Mapping)), None)
-    chosen, prefix = loaded, ""
-    skipped: dict[str, str] = {}
-    if key is not None:
-        chosen, prefix = loaded[key], f"{key}."
-        skipped = {str(k): f"not in {key!r}" for k in loaded if k != key}
-    state: dict[str, Tensor] = {}
-    for name, value in chosen.items() if isinstance(chosen, Mapping) else ():
-        if isinstance(value, Tensor):
-            state[name] = value
+def _unpack_file(
+    source: PathLike,
+    reader: Reader,
+    layout: FolderLayout | None,
+    target: Path,
+    base: Mapping[str, Tensor] | None,
+    watch: Watch | None,
+) -> Report:
+    names, skipped, notes = list(reader), dict[str, str](), list[str]()
+    metadata = {k: v for k, v in reader.metadata.items() if k != FOLDER or layout is None}
+    if layout is not None:
+        names = layout.weights(names)
+        skipped = {
+            file.path: "no tensors: give the name of a folder as the target to have it again"
+            for file in layout.files
+            if isinstance(file, KeptFile)
+        }
+    header = metadata.pop(HEADER, None) if isinstance(metadata.get(HEADER), dict) else None
+    read = _watched(reader, names, watch)
+    with replacing(target) as file:
+        if target.suffix == ".safetensors":
+            texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
+            old = None if header is None else header.get("deflated")
+            write_safetensors(file, reader, read, names, texts, header=old)
+            if tied := [name for name in names if name in reader.ties]:
+                notes.append(f"Now separate, since safetensors has no ties: {', '.join(tied)}.")
         else:
-            skipped[f"{prefix}{name}"] = f"a {type(value).__name__}, not a tensor"
-    if not state:
-        raise ConfigError(
-            f"{source}: no tensors{f' in {key!r}' if key else ''}; it has: {_names(loaded)}. "
-            "Say with key= where they are"
-        )
-    return state, skipped
+            write_torch(file, _state(reader, read, names))
+            if metadata:
+                skipped["metadata"] = "a torch checkpoint of tensors has no place for it"
+    rows: list[dict[str, Value]] = [
+        {
+            "name": name,
+            "dtype": dtype_name(reader.dtype(name)),
+            "shape": "x".join(map(str, reader.shape(name))) or "scalar",
+            "bytes": math.prod(reader.shape(name)) * reader.dtype(name).itemsize,
+        }
+        for name in names
+    ]
+    summary: dict[str, Value] = {"file bytes": target.stat().st_size, "tensors": len(names)}
+    return Report(f"Unpacked {source} as {target}", summary, rows, skipped, notes)
 
 
-def _safetensors_bytes(
-    state: Mapping[str, Tensor], metadata: Mapping[str, Any]
-) -> tuple[bytes, list[str]]:
-    seen: dict[int, str] = {}
-    tied = [name for name, tensor in state.items() if seen.setdefault(id(tensor), name) != name]
-    separate = {name: t.clone() if name in tied else t for name, t in state.items()}
-    texts = {k: v if isinstance(v, str) else json.dumps(v) for k, v in metadata.items()}
-    try:
-        return safetensors.torch.save(separate, texts or None), tied
-    except (KeyError, ValueError, safetensors.SafetensorError) as error:
-        raise ConfigError(
-            f"safetensors cannot hold these tensors ({error}). Unpack to .pt instead"
-        ) from error
+def _watched(reader: Reader, names: list[str], watch: Watch | None) -> Callable[[str], Tensor]:
+    """A way to read these tensors that tells how far it is."""
+    sizes = {name: math.prod(reader.shape(name)) * reader.dtype(name).itemsize for name in names}
+    count = _counted(watch, sum(sizes.values()))
+
+    def read(name: str) -> Tensor:
+        count(name, sizes[name])
+        return reader[name]
+
+    return read
 
 
-def _require_suffix(path: Path, known: tuple[str, ...]) -> None:
-    if path.suffix not in known:
-        raise ConfigError(f"{path}: suffix {path.suffix!r}, expected one of {', '.join(known)}")
-
-
-def _names(loaded: Mapping[Any, Any]) -> str:
-    names = [f"{k} ({type(v).__name__})" for k, v in list(loaded.items())[:8]]
-    return ", ".join(names) + (", ..." if len(loaded) > 8 else "") or "nothing"
+def _state(
+    reader: Reader, read: Callable[[str], Tensor], names: list[str]
+) -> OrderedDict[str, Tensor]:
+    ties = reader.ties
+    state: OrderedDict[str, Tensor] = OrderedDict()
+    for name in names:
+        state[name] = state[ties[name]] if name in ties else read(name)
+    return state

@@ -21,6 +21,7 @@ FOLDER = "tersor.folder"  # key of the metadata: a FolderLayout
 HEADER = "tersor.header"  # key of the metadata of a single safetensors file: its header, squeezed
 
 _MAX_HEADER_BYTES = 100_000_000  # as safetensors has it
+_MAX_DEPTH, _MAX_PATH = 32, 1000
 
 
 class _Strict(BaseModel):
@@ -47,7 +48,7 @@ class TensorFile(_Strict):
     metadata: dict[str, str] = {}
     header: str | None = None
     ties: list[Annotated[list[int], Field(min_length=2, max_length=2)]] = []
-    versions: dict[str, Any] | None = None
+    versions: dict[str, dict[str, int | bool | float | str | None]] | None = None
 
 
 class KeptFile(_Strict):
@@ -138,11 +139,12 @@ def check_paths(paths: Sequence[str]) -> None:
     folders: set[str] = set()
     for path in paths:
         parts = path.split("/")
-        odd = any(c in '\\:*?"<>|' or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in path)
+        odd = len(parts) > _MAX_DEPTH or len(path) > _MAX_PATH
+        odd |= any(c in '\\:*?"<>|' or ord(c) < 32 or 0xD800 <= ord(c) < 0xE000 for c in path)
         if odd or any(not part.strip(" .") for part in parts):
             raise ConfigError(
-                f"the path {path!r} is none within a folder on every system. Expected names with "
-                "slashes between them, without any of '..', \\ : * ? \" < > |"
+                f"the path {path!r:.200} is none within a folder on every system. Expected at most "
+                f"{_MAX_DEPTH} names with slashes between them, without '..', \\ : * ? \" < > |"
             )
         if path in files:
             raise ConfigError(f"the path {path!r} comes twice")

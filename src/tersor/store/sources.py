@@ -16,7 +16,9 @@ from torch import Tensor
 
 from tersor.core.errors import ConfigError, FormatError
 from tersor.store import safetensors_files
+from tersor.store.container import metadata as metadata_of
 from tersor.store.layout import HEADER, squeeze
+from tersor.store.loading import load
 
 TORCH_SUFFIXES = (".pt", ".pth", ".bin", ".ckpt")
 TENSOR_SUFFIXES = (".safetensors", *TORCH_SUFFIXES)
@@ -117,6 +119,17 @@ def torch_source(path: Path, key: str | None = None) -> Source:
     state, skipped = _choose(path, torch_content(path), key)
     readers = {name: partial(_same, tensor) for name, tensor in state.items()}
     return Source(path, readers, path.stat().st_size, {}, skipped, on_demand=False)
+
+
+def terse_source(path: Path) -> Source:
+    """The tensors of a `.terse` file, all of them in memory: tied ones are one object.
+
+    Raises:
+        FormatError, FileNotFoundError: as `load`.
+    """
+    readers = {name: partial(_same, tensor) for name, tensor in load(path).items()}
+    metadata = metadata_of(path)
+    return Source(path, readers, path.stat().st_size, metadata, on_demand=False)
 
 
 def torch_content(path: Path) -> object:
