@@ -14,13 +14,14 @@ from tersor.cli.door import EXIT_CODES, FAILED, guarded
 from tersor.cli.lottery import lottery_command
 from tersor.cli.networks import network_of, starting_network
 from tersor.cli.options import DataDir, Json, ModelName, RecipeFile, Seed, TaskName, Weights
+from tersor.cli.packing import pack_command, unpack_command, verify_command
 from tersor.cli.pruning import prune_command
 from tersor.cli.sensitivity import sensitivity_command
 from tersor.cli.showing import show, show_result, show_text
 from tersor.compress import Recipe, Result, Train, compress, read_recipe, recipe_for
 from tersor.core.errors import ConfigError
 from tersor.measure import measure
-from tersor.store import accounting, inspect, load, pack, unpack
+from tersor.store import accounting, inspect, load
 from tersor.tasks import load_task
 from tersor.version import __version__
 
@@ -187,26 +188,9 @@ def inspect_command(
     show(report, as_json)
 
 
-@app.command(name="pack")
-@guarded
-def pack_command(
-    source: Annotated[Path, typer.Argument(help="A .safetensors, .pt, .pth or .bin file.")],
-    target: Annotated[Path, typer.Argument(help="The .terse file to write.")],
-    as_json: Json = False,
-) -> None:
-    """Write a checkpoint as a .terse file, without any loss."""
-    show(pack(source, target), as_json)
-
-
-@app.command(name="unpack")
-@guarded
-def unpack_command(
-    source: Annotated[Path, typer.Argument(help="A .terse file.")],
-    target: Annotated[Path, typer.Argument(help="The .safetensors, .pt or .pth file to write.")],
-    as_json: Json = False,
-) -> None:
-    """Write the tensors of a .terse file as a plain checkpoint."""
-    show(unpack(source, target), as_json)
+app.command(name="pack")(pack_command)
+app.command(name="unpack")(unpack_command)
+app.command(name="verify")(verify_command)
 
 
 @app.command()
