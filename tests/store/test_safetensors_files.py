@@ -2,6 +2,7 @@ import io
 import json
 
 import hypothesis.strategies as st
+import numpy as np
 import pytest
 import safetensors.torch
 import torch
@@ -65,11 +66,24 @@ def test_a_tensor_is_read_alone(tmp_path):
     path.write_bytes(safetensors.torch.save(state))
     header = files.read_header(path)
     places, _ = files.parse_header(header)
-    found = {p.name: files.read_tensor(path, p, 8 + len(header)) for p in places}
+    found = {p.name: files.InFile(path, p, 8 + len(header))() for p in places}
     assert_same(dict(sorted(found.items())), state)
     path.write_bytes(path.read_bytes()[:-5])
-    with pytest.raises(FormatError, match=r"a\.safetensors, tensor 'a': 75 bytes of 80"):
-        files.read_tensor(path, next(p for p in places if p.name == "a"), 8 + len(header))
+    cut = files.InFile(path, next(p for p in places if p.name == "a"), 8 + len(header))
+    with pytest.raises(FormatError, match=r"a\.safetensors: ends before tensor 'a'"):
+        cut()
+
+
+def test_a_large_tensor_is_read_and_written_in_the_same_pieces(tmp_path):
+    path, tensor = tmp_path / "a.safetensors", torch.arange(2**21 + 3, dtype=torch.int16)
+    safetensors.torch.save_file({"a": tensor}, path)
+    header = files.read_header(path)
+    lying = files.InFile(path, files.parse_header(header)[0][0], 8 + len(header))
+    assert torch.equal(lying(), tensor)
+    sizes = [len(octets) for octets in lying.octets()]
+    assert sizes == [2**21, 2**21, 6]
+    for a, b in zip(lying.octets(), files.octets_of(tensor), strict=True):
+        assert np.array_equal(a, b)
 
 
 GOOD = {"a": {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}}

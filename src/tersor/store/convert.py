@@ -22,6 +22,7 @@ from tersor.store.folders import folder_source
 from tersor.store.layout import FOLDER, HEADER, FolderLayout, KeptFile, layout_of
 from tersor.store.loading import Reader, open_
 from tersor.store.restoring import write_folder, write_safetensors, write_torch
+from tersor.store.safetensors_files import octets_of
 from tersor.store.saving import save
 from tersor.store.sources import (
     TENSOR_SUFFIXES,
@@ -31,7 +32,7 @@ from tersor.store.sources import (
     terse_source,
     torch_source,
 )
-from tersor.store.words import Words, dtype_name, to_words
+from tersor.store.words import dtype_name
 
 PathLike = str | os.PathLike[str]
 Watch = Callable[[str, float], None]
@@ -194,24 +195,19 @@ def _compare(
     with open_(path, base=base) as reader:
         if list(reader) != list(tensors) or reader.metadata != dict(tensors.metadata):
             raise FormatError(f"{tensors.path}: names or metadata do not come back as they were")
-        for name, expected in tensors.items():
-            count(name, expected.numel() * expected.itemsize)
+        for name in tensors:
             found = reader[name]
-            same = (found.dtype, found.shape) == (expected.dtype, expected.shape)
-            if not same or not _equal(to_words(found), to_words(expected)):
+            count(name, found.numel() * found.itemsize)
+            same = (found.dtype, tuple(found.shape)) == tensors.kind(name) and all(
+                np.array_equal(a, b)
+                for a, b in zip(octets_of(found), tensors.octets(name), strict=True)
+            )
+            if not same:
                 raise FormatError(
                     f"{tensors.path}: {name!r} does not come back as it was, so nothing was "
                     "written. Memory or disk may be faulty, or another program writes to the file"
                 )
-
-
-def _equal(a: Words, b: Words) -> bool:
-    """Whether two rows of words are the same, without a mask of all of them in memory."""
-    block = 1 << 20
-    return all(
-        np.array_equal(a[start : start + block], b[start : start + block])
-        for start in range(0, len(a), block)
-    )
+            del found  # before the next one is decoded
 
 
 def _layout(metadata: Mapping[str, Any], source: PathLike) -> FolderLayout | None:

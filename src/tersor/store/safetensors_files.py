@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor.core.errors import ConfigError, FormatError
@@ -49,7 +50,10 @@ _ORDER = {dtype: place for place, dtype in enumerate(_DTYPES.values())}
 
 _MAX_HEADER_BYTES = 100_000_000  # as the library has it
 
+_PIECE = 1 << 20  # words that are read or written at once
+
 Kind = tuple[torch.dtype, tuple[int, ...]]
+Octets = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
@@ -143,21 +147,51 @@ def canonical_header(kinds: Mapping[str, Kind], metadata: Mapping[str, str]) -> 
     return text + b" " * (-len(text) % 8)
 
 
-def read_tensor(path: Path, place: Place, data_start: int) -> Tensor:
-    """One tensor of a file.
+@dataclass(frozen=True)
+class InFile:
+    """One tensor of a file, read when it is called for.
 
-    Raises:
-        FormatError: the file ends before it.
+    Args:
+        data_start: where the header ends.
     """
-    octets = np.empty(place.num_bytes, np.uint8)
-    with path.open("rb") as file:
-        file.seek(data_start + place.start)
-        found = file.readinto(octets.data)
-    if found != place.num_bytes:
-        raise FormatError(f"{path}, tensor {place.name!r}: {found} bytes of {place.num_bytes}")
-    size = grid(place.dtype, place.shape).word_size
-    words = octets.view(f"<u{size}").astype(f"=u{size}", copy=False)
-    return from_words(words, place.dtype, place.shape)
+
+    path: Path
+    place: Place
+    data_start: int
+
+    def __call__(self) -> Tensor:
+        """The tensor.
+
+        Raises:
+            FormatError: the file ends before it.
+        """
+        octets = np.empty(self.place.num_bytes, np.uint8)
+        start = 0
+        for piece in self.octets():
+            octets[start : start + len(piece)] = piece
+            start += len(piece)
+        size = self._word_size
+        words = octets.view(f"<u{size}").astype(f"=u{size}", copy=False)
+        return from_words(words, self.place.dtype, self.place.shape)
+
+    def octets(self) -> Iterator[Octets]:
+        """Its bytes, as many at a time as `octets_of` gives.
+
+        Raises:
+            FormatError: the file ends before it.
+        """
+        size = self._word_size * _PIECE
+        with self.path.open("rb") as file:
+            file.seek(self.data_start + self.place.start)
+            for start in range(0, self.place.num_bytes, size):
+                octets = np.empty(min(size, self.place.num_bytes - start), np.uint8)
+                if file.readinto(octets.data) != len(octets):
+                    raise FormatError(f"{self.path}: ends before tensor {self.place.name!r}")
+                yield octets
+
+    @property
+    def _word_size(self) -> int:
+        return grid(self.place.dtype, self.place.shape).word_size
 
 
 def write(file: BinaryIO, header: bytes, tensors: Iterable[Tensor]) -> int:
@@ -170,16 +204,15 @@ def write(file: BinaryIO, header: bytes, tensors: Iterable[Tensor]) -> int:
     written = 8 + len(header)
     for tensor in tensors:
         for octets in octets_of(tensor):
-            written += file.write(octets)
+            written += file.write(octets.data)
     return written
 
 
-def octets_of(tensor: Tensor) -> Iterator[memoryview]:
+def octets_of(tensor: Tensor) -> Iterator[Octets]:
     """The bytes of a tensor, little endian, a few MB at a time."""
     words = to_words(tensor)
-    for start in range(0, len(words), 1 << 20):
-        part = words[start : start + (1 << 20)]
-        yield part.astype(f"<u{words.itemsize}", copy=False).data.cast("B")
+    for start in range(0, len(words), _PIECE):
+        yield words[start : start + _PIECE].astype(f"<u{words.itemsize}", copy=False).view(np.uint8)
 
 
 def _span(place: Place) -> tuple[int, int]:

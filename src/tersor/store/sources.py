@@ -52,6 +52,21 @@ class Source(Mapping[str, Tensor]):
     def __iter__(self) -> Iterator[str]:
         return iter(self.readers)
 
+    def kind(self, name: str) -> safetensors_files.Kind:
+        """The dtype and the shape of a tensor."""
+        reader = self.readers[name]
+        if isinstance(reader, safetensors_files.InFile):
+            return reader.place.dtype, reader.place.shape
+        tensor = reader()
+        return tensor.dtype, tuple(tensor.shape)
+
+    def octets(self, name: str) -> Iterator[safetensors_files.Octets]:
+        """The bytes of a tensor as from `octets_of`, without all of them in memory if possible."""
+        reader = self.readers[name]
+        if isinstance(reader, safetensors_files.InFile):
+            return reader.octets()
+        return safetensors_files.octets_of(reader())
+
     def __len__(self) -> int:
         return len(self.readers)
 
@@ -99,8 +114,10 @@ def safetensors_content(
         raise type(error)(f"{path}: {error}") from None
     kinds = {place.name: (place.dtype, place.shape) for place in places}
     usual = header == safetensors_files.canonical_header(kinds, metadata or {})
-    read = partial(safetensors_files.read_tensor, path, data_start=8 + len(header))
-    readers: dict[str, Callable[[], Tensor]] = {p.name: partial(read, p) for p in places}
+    start = 8 + len(header)
+    readers: dict[str, Callable[[], Tensor]] = {
+        place.name: safetensors_files.InFile(path, place, start) for place in places
+    }
     return readers, metadata or {}, None if usual else header
 
 
