@@ -187,6 +187,7 @@ def restore(words, base, dtype):
     size = word_bytes(dtype)
     ones, top = 2 ** (8 * size) - 1, 2 ** (8 * size - 1)
     signed = dtype.startswith(("float", "bfloat", "complex"))
+    signed = signed and dtype not in ("float8_e8m0fnu", "float4_e2m1fn_x2")
     out = []
     for at in range(0, len(words), size):
         word = int.from_bytes(words[at : at + size], "little")
