@@ -11,7 +11,7 @@ import torch
 from typer.testing import CliRunner
 
 from tersor.cli.main import app
-from tersor.store import load
+from tersor.store import load, save
 
 RECIPE = """
 batch_size: 64
@@ -240,3 +240,14 @@ def test_help_of_every_command_names_its_options(command, tersor):
     text = tersor(command, "--help").stdout
     assert "--json" in text
     assert "Usage:" in text
+
+
+def test_inspect_tells_what_other_codecs_would_have_taken(tmp_path, tersor):
+    path = tmp_path / "x.terse"
+    weight = torch.tensor([0.0, 0.0, 0.5, -0.5]).repeat(50, 3)
+    save({"w": weight}, path)
+    result = tersor("inspect", str(path), "--codecs", "--json")
+    (row,) = json.loads(result.stdout)["rows"]
+    assert row["entropy_bits"] == pytest.approx(1.5)
+    assert row["raw bytes"] > row["packed bytes"] > row["stored_bytes"]
+    assert row["stored_bytes"] == row["by context bytes"]

@@ -179,10 +179,14 @@ def inspect_command(
     paper: Annotated[
         bool, typer.Option("--paper", help="Decode it, and count as Deep Compression does, too.")
     ] = False,
+    codecs: Annotated[
+        bool,
+        typer.Option("--codecs", help="Decode it; show entropies, and what other codecs take."),
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Show what a .terse file holds: each tensor, its codec, and every byte accounted for."""
-    report = inspect(file).report()
+    report = inspect(file, codecs=codecs).report()
     if paper:
         report = dataclasses.replace(report, sections=[accounting(load(file), file)])
     show(report, as_json)

@@ -165,6 +165,9 @@ def _entropy(words: Words, weights: int) -> float | None:
     return float(-(shares * np.log2(shares)).sum()) * len(words) / weights
 
 
+_KINDS = ("byte planes", "raw", "packed", "Huffman", "rANS", "by context")
+
+
 def _costs(words: Words, entry: Stored) -> dict[str, int]:
     """The least bytes of each kind of codec, summed over the parts."""
     total: dict[str, int] = {}
@@ -173,10 +176,9 @@ def _costs(words: Words, entry: Stored) -> dict[str, int]:
         here: dict[str, int] = {}
         piece = words[begin : begin + part.grid.count]
         for codec in (*candidates(piece, part.grid), *by_contexts(piece, part.grid)):
-            for kind in ("raw", "byte planes", "packed", "Huffman", "rANS", "by context"):
-                if kind in str(codec.values):
-                    size = codec.byte_length(part.grid)
-                    here[kind] = min(size, here.get(kind, size))
+            kind = next(kind for kind in _KINDS if kind in str(codec.values))
+            size = codec.byte_length(part.grid)
+            here[kind] = min(size, here.get(kind, size))
         for kind, size in here.items():
             total[kind] = total.get(kind, 0) + size
         begin += part.grid.count
