@@ -15,7 +15,17 @@ from state_dicts import assert_same, sparse_codebook, state_dicts
 from torch import nn
 
 from tersor.core.errors import ConfigError, FormatError, StorageError
-from tersor.store import layout, load, metadata, open_, pack, read_tensors, save, unpack
+from tersor.store import (
+    inspect,
+    layout,
+    load,
+    metadata,
+    open_,
+    pack,
+    read_tensors,
+    save,
+    unpack,
+)
 from tersor.store.layout import FOLDER, layout_of, squeeze
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
@@ -439,3 +449,17 @@ def test_an_interrupt_leaves_nothing_behind(sharded, tmp_path):
     with pytest.raises(KeyboardInterrupt):
         unpack(tmp_path / "x.terse", tmp_path / "back", watch=stop)
     assert set(tmp_path.iterdir()) == {sharded, tmp_path / "x.terse"}
+
+
+def test_a_packed_folder_fills_a_model_and_is_inspected_without_its_layout(tmp_path):
+    folder = tmp_path / "net"
+    folder.mkdir()
+    source = torch.nn.Linear(4, 3)
+    safetensors.torch.save_file(source.state_dict(), folder / "model.safetensors")
+    (folder / "config.json").write_text('{"model_type": "none"}')
+    pack(folder, tmp_path / "net.terse")
+    model = load(tmp_path / "net.terse", into=torch.nn.Linear(4, 3))
+    assert torch.equal(model.weight, source.weight)
+    summary = inspect(tmp_path / "net.terse").report().summary
+    assert summary["files of the folder"] == 2
+    assert not any(key.startswith("metadata tersor.") for key in summary)

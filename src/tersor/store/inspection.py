@@ -16,6 +16,7 @@ from tersor.store.choose import by_contexts, candidates
 from tersor.store.codecs import Dense
 from tersor.store.container import Base, Opened, opened
 from tersor.store.header import Entry, Repeated, Stored
+from tersor.store.layout import FOLDER, HEADER, layout_of
 from tersor.store.streams import decode
 from tersor.store.words import Words, dtype_name, to_words
 
@@ -77,7 +78,14 @@ class Inspection:
             "ratio": self.dense_bytes / self.file_bytes,
             "version": self.version,
         }
-        summary |= {f"metadata {key}": str(value) for key, value in self.metadata.items()}
+        layout = layout_of(self.metadata)
+        if layout is not None:
+            summary["files of the folder"] = len(layout.files)
+        summary |= {
+            f"metadata {key}": str(value)
+            for key, value in self.metadata.items()
+            if key not in (FOLDER, HEADER)
+        }
         rows: list[dict[str, Value]] = []
         for tensor in self.tensors:
             row = dataclasses.asdict(tensor)

@@ -16,6 +16,7 @@ from tersor.core.errors import ConfigError, FormatError
 from tersor.core.report import Report
 from tersor.store.container import Base, Opened, opened
 from tersor.store.header import Repeated, Stored
+from tersor.store.layout import layout_of
 from tersor.store.words import dtype_name, twin
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -51,9 +52,13 @@ def load(
         _check_memory(file)
         if into is None:
             return _read(file)
-        _require_same(into, _kinds(file), str(file.path))
+        # Of a folder the other files are no weights.
+        layout = layout_of(file.header.metadata)
+        kinds = _kinds(file)
+        names = list(kinds) if layout is None else layout.weights(list(kinds))
+        _require_same(into, {name: kinds[name] for name in names}, str(file.path))
         state = _read(file)
-    return load_into(into, state, source=file.path)
+    return load_into(into, {name: state[name] for name in names}, source=file.path)
 
 
 def load_into(

@@ -69,9 +69,12 @@ def save(
             f"save: a {type(state).__name__}, expected a module or a mapping of names to tensors"
         )
     plain_metadata = check_metadata(metadata or {})
-    _require_plain(state)
+    on_demand = bool(getattr(state, "on_demand", False))
+    if not on_demand:  # all tensors are checked before any is encoded
+        for name in state:
+            _plain(state, name)
     with writing(path) as writer:
-        entries = list(_written(state, writer, base or {}, fast, watch))
+        entries = list(_written(state, on_demand, writer, base or {}, fast, watch))
         header = Header(entries, plain_metadata)
         header_bytes = writer.finish(header)
     return _report(path, header, header_bytes)
@@ -110,17 +113,17 @@ def _row(header: Header, entry: Entry) -> dict[str, Value]:
 
 def _written(
     state: Mapping[str, Tensor],
+    on_demand: bool,
     writer: Writer,
     base: Base,
     fast: bool,
     watch: Callable[[str, int], None] | None,
 ) -> Iterator[Entry]:
     """Write the streams of all tensors, and say what they are."""
-    on_demand = bool(getattr(state, "on_demand", False))
     same_object: dict[tuple[Any, ...], int] = {}
     same_bits: dict[tuple[Any, ...], int] = {}
     for number, name in enumerate(state):
-        tensor = state[name].detach()
+        tensor = _plain(state, name)
         if watch is not None:
             watch(name, tensor.numel() * tensor.itemsize)
         # What is read on demand is gone when the next one takes its place in memory.
@@ -179,15 +182,13 @@ def _digest(words: Words) -> bytes:
     return hashlib.blake2b(words.view(np.uint8).data, digest_size=32).digest()
 
 
-def _require_plain(state: Mapping[str, Tensor]) -> None:
-    """All tensors are checked before any is encoded."""
-    for name in state:
-        if not isinstance(name, str):
-            raise ConfigError(f"save: the name {name!r} is a {type(name).__name__}, expected a str")
-        try:
-            require_plain(state[name])
-        except ConfigError as error:
-            raise ConfigError(f"save: {name!r}: {error}") from None
+def _plain(state: Mapping[str, Tensor], name: object) -> Tensor:
+    if not isinstance(name, str):
+        raise ConfigError(f"save: the name {name!r} is a {type(name).__name__}, expected a str")
+    try:
+        return require_plain(state[name])
+    except ConfigError as error:
+        raise ConfigError(f"save: {name!r}: {error}") from None
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:
