@@ -266,6 +266,8 @@ def _parse_entry(value: Any, number: int, before: Sequence[Entry], version: int)
     _check_extent(shape, dtype.itemsize, where)
     whole = grid(dtype, shape)
     count = whole.part_count if version > 1 else 1
+    if in_parts and count == 1:
+        raise FormatError(f"{where}: 'parts', but a tensor of this shape has only one")
     listed = plain["parts"] if in_parts else [plain]
     if not isinstance(listed, list) or len(listed) != count:
         raise FormatError(f"{where}: not the {count} parts of its shape")
