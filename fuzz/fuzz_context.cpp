@@ -53,6 +53,10 @@ extern "C" int LLVMFuzzerTestOneInput(const std::uint8_t* data, std::size_t size
     lattice.columns = input.number(1);
     lattice.kernel = 1 + input.number(1);
     lattice.lag = input.number(1);
+    if (kind & 64) {  // no places, but a side of any length
+        lattice.rows = kind & 32 ? 0 : input.number(8);
+        lattice.columns = kind & 32 ? input.number(8) : 0;
+    }
     const std::size_t alphabet = 1 + input.up_to(kMaxContextAlphabet - 1);
     // Where the codes are: a pattern that the input chooses.
     const std::uint64_t every = 1 + input.number(1) % 16, from = input.number(1);

@@ -174,14 +174,18 @@ def shapes_and_dtypes_edited(case: Case) -> None:
             entry["dtype"] = other.get("dtype", "int4")
             continue
         shape = entry["shape"]
-        match rng.randrange(5):
+        match rng.randrange(6):
             case 0:
                 rng.shuffle(shape)
             case 1:
                 shape.insert(rng.randrange(len(shape) + 1), rng.choice([0, 1, 1, 2, 3]))
             case 2 if shape:
                 shape[rng.randrange(len(shape))] = rng.choice(NUMBERS)
-            case 3:
+            case 3 if shape:  # nothing, but with a side that is long
+                shape += [0]
+                shape[rng.randrange(len(shape) - 1)] = rng.choice(NUMBERS)
+                rng.shuffle(shape)
+            case 4:
                 shape += [1] * rng.choice([1, 30, 64, 3000])
             case _:
                 entry["shape"] = copy.deepcopy(rng.choice(entries)["shape"])
