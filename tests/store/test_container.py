@@ -270,7 +270,7 @@ LIES_OF_ONE_VERSION = [
     (one(bytes(4), shape=[LONG], codebook={"size": 1}), "tensor 'w': not the 2 parts of its shape"),
     (one(bytes(4), shape=[LONG], parts=[RAW_PART]), "tensor 'w': not the 2 parts of its shape"),
     (one(bytes(12), shape=[LONG], parts=[RAW_PART] * 3), "tensor 'w': not the 2 parts"),
-    (one(bytes(8), shape=[2], parts=[RAW_PART] * 2), "tensor 'w': not the 1 parts of its shape"),
+    (one(bytes(8), shape=[2], parts=[RAW_PART] * 2), "tensor 'w': 'parts', but .* only one"),
     (one(shape=[LONG], parts={}), "tensor 'w': not the 2 parts of its shape"),
     (one(shape=[LONG], parts=[RAW_PART], crc=0), "tensor 'w': unknown key 'crc'"),
     (one(shape=[LONG], parts=[RAW_PART], planes=PLANES), "tensor 'w': unknown key 'planes'"),

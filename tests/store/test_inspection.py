@@ -1,9 +1,13 @@
+import numpy as np
 import pytest
 import torch
+from by_hand import header_place
 from state_dicts import sparse_codebook
 
 from tersor.core.errors import FormatError
-from tersor.store import inspect, save
+from tersor.store import inspect, inspection, save, words
+from tersor.store.codecs import Dense
+from tersor.store.streams import decode
 
 
 @pytest.fixture
@@ -26,7 +30,7 @@ def test_every_byte_of_the_file_is_accounted_for(state, tmp_path):
     assert found.header_bytes + sum(t.stored_bytes for t in found.tensors) == found.file_bytes
     assert found.metadata == {"task": "digits"}
     assert found.dense_bytes == 2 * state["w"].nbytes + 16
-    assert found.version == 1
+    assert found.version == 2
 
 
 def test_each_tensor_is_told_as_it_is(state, tmp_path):
@@ -54,15 +58,74 @@ def test_the_report_has_a_row_for_each_tensor(state, tmp_path):
     assert "| w | float32 | 50x60 |" in report.to_markdown()
 
 
-def test_only_dense_tensors_are_read(state, tmp_path):
+def test_only_dense_tensors_are_decoded(state, tmp_path, monkeypatch):
     path = tmp_path / "a.terse"
     save(state, path)
-    header = inspect(path).header_bytes
+    seen = []
+
+    def watching(codec, data, grid):
+        seen.append(codec.positions)
+        return decode(codec, data, grid)
+
+    monkeypatch.setattr(inspection, "decode", watching)
+    inspect(path)
+    assert seen == [Dense()]  # of bias: w is sparse, and empty has nothing to be counted
+
+
+def test_damage_to_a_dense_tensor_is_told(state, tmp_path):
+    path = tmp_path / "a.terse"
+    save(state, path)
     data = bytearray(path.read_bytes())
-    data[header] ^= 1  # in the streams of w, which is sparse
-    path.write_bytes(data)
-    assert inspect(path).tensors[0].density is not None
-    data[-1] ^= 1  # in those of bias, which is dense
+    data[header_place(data)[0] - 1] ^= 1  # in the streams of bias
     path.write_bytes(data)
     with pytest.raises(FormatError, match="tensor 'bias': checksum"):
         inspect(path)
+
+
+def test_what_others_would_have_taken_is_never_less(tmp_path):
+    path = tmp_path / "a.terse"
+    weight = sparse_codebook((50, 60), density=0.1, size=6)
+    coin = torch.tensor([0.5, 2.0] * 512)
+    save({"w": weight, "coin": coin, "empty": torch.zeros(0)}, path)
+    sparse, coins, empty = inspect(path, codecs=True).tensors
+    assert set(sparse.others) == {"raw", "byte planes", "packed", "Huffman", "rANS", "by context"}
+    for found in (sparse, coins):
+        assert found.stored_bytes <= min(found.others.values()) + 4  # those of rANS are estimates
+    assert coins.entropy_bits == 1.0
+    assert coins.others["raw"] == coin.nbytes
+    values, counts = np.unique(weight, return_counts=True)
+    assert len(values) == 7
+    assert sparse.entropy_bits == pytest.approx(-(counts / 3000 @ np.log2(counts / 3000)))
+    assert (empty.entropy_bits, empty.others) == (None, {"raw": 0})
+    rows = inspect(path, codecs=True).report().rows
+    assert rows[0]["rANS bytes"] == sparse.others["rANS"]
+    assert rows[2]["rANS bytes"] is None
+    assert "entropy_bits" not in inspect(path).report().rows[0]
+
+
+def test_tensors_in_parts_are_told_as_one(state, tmp_path, monkeypatch):
+    path = tmp_path / "a.terse"
+    save(state, path)
+    whole = inspect(path, codecs=True).tensors[0]
+    monkeypatch.setattr(words, "PART_WORDS", 300)
+    save(state, path)
+    parts = inspect(path, codecs=True).tensors[0]
+    assert (parts.shape, parts.density) == (whole.shape, whole.density)
+    assert parts.entropy_bits == whole.entropy_bits
+    assert whole.stored_bytes < parts.stored_bytes  # every part has its own codebook
+    assert parts.stored_bytes <= min(parts.others.values()) + 4 * 10
+    assert " and " in parts.codec  # more than one kind
+
+
+def test_a_difference_is_told_as_one(state, tmp_path):
+    path = tmp_path / "a.terse"
+    base = {"w": state["w"].clone()}
+    base["w"][3, 7:9] += 1
+    save(state, path, base=base)
+    weight, *_ = inspect(path).tensors
+    assert weight.codec.startswith("difference to the base: ")
+    assert weight.density == 2 / 3000  # of the words that differ
+    found = inspect(path, codecs=True, base=base).tensors[0]
+    assert found.entropy_bits is not None
+    with pytest.raises(FormatError, match="none is given"):
+        inspect(path, codecs=True)

@@ -236,7 +236,20 @@ def metadata(path: str | os.PathLike[str]) -> dict[str, Any]:
         return dict(file.header.metadata)
 
 
+def machine_memory() -> int | None:
+    """Bytes of memory of this machine; None where the system does not say."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (AttributeError, ValueError, OSError):  # not a POSIX system
+        return None
+
+
 def _allocated(entry: Stored) -> Words:
+    memory = machine_memory()
+    if memory is not None and entry.dense_bytes > memory:
+        raise FormatError(
+            f"{entry.dense_bytes} bytes cannot be allocated, the machine has {memory}"
+        )
     dtype = np.dtype(f"u{entry.parts[0].grid.word_size}")
     try:
         return np.empty(entry.count, dtype)

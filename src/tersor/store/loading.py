@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError, FormatError
 from tersor.core.report import Report
-from tersor.store.container import Base, Opened, opened
+from tersor.store.container import Base, Opened, machine_memory, opened
 from tersor.store.header import Repeated, Stored
 from tersor.store.layout import layout_of
 from tersor.store.words import dtype_name, twin
@@ -209,11 +209,8 @@ def _run(jobs: list[Callable[[], None]]) -> None:
 
 def _check_memory(file: Opened) -> None:
     """What is larger than the machine's memory is not even begun."""
-    try:
-        memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (AttributeError, ValueError, OSError):  # not a POSIX system
-        return
-    if file.header.dense_bytes > memory:
+    memory = machine_memory()
+    if memory is not None and file.header.dense_bytes > memory:
         raise FormatError(
             f"{file.path}: tensors of {file.header.dense_bytes} bytes cannot be allocated, "
             f"the machine has {memory}. Nothing was loaded"
