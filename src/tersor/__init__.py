@@ -22,7 +22,7 @@ from tersor.core.seeding import seed_everything
 from tersor.measure import evaluate
 from tersor.prune import GradualPruner, ScoringData, prune_
 from tersor.quantize import CodebookTuner, quantize_
-from tersor.store import inspect, load, pack, save, unpack
+from tersor.store import inspect, load, open_, pack, save, unpack, verify
 from tersor.tasks import Task, build_model, load_task
 from tersor.train import Stepper, Training, fit
 from tersor.version import __version__
@@ -54,6 +54,7 @@ __all__ = [
     "inspect",
     "load",
     "load_task",
+    "open_",
     "pack",
     "prunable",
     "prune_",
@@ -62,4 +63,5 @@ __all__ = [
     "save",
     "seed_everything",
     "unpack",
+    "verify",
 ]
