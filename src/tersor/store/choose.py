@@ -86,12 +86,15 @@ def candidates(
     if kept == grid.count:
         return
     nonzero = None if histogram is None else histogram[1][histogram[0] != 0]
-    without_fillers = list(_values_of(words[words != 0], nonzero, 0))
+    entries = words[words != 0]
+    without_fillers = list(_values_of(entries, nonzero, 0))
     for values in without_fillers:
         yield Codec(Mask(kept), values)
     if 2 * kept > grid.count:
         return  # an index takes 2 bits an entry and more, a mask 1 bit a word
     orders: list[Order] = ["row", "column"] if min(grid.rows, grid.columns) > 1 else ["row"]
+    rotate = any(isinstance(values, Planes) and values.rotate for values in without_fillers)
+    octets = _octet_counts(entries, rotate)
     for order in orders:
         scan = scan_of(words, grid, order)[1]
         for convention in conventions:
@@ -103,7 +106,11 @@ def candidates(
                 codings: list[tuple[int | None, int | None]] = [(None, None)]
                 codings.append((huffman_bytes(counts), None))
                 codings.append((None, _native.rans_estimate(counts) if kept + fillers else 0))
-                for values in _with_fillers(without_fillers, nonzero, fillers):
+                choices = without_fillers
+                if fillers:
+                    choices = [Raw(), _planes_with_fillers(octets, rotate, fillers)]
+                    choices += _codebooks(nonzero, fillers)
+                for values in choices:
                     for huffman, rans in codings:
                         positions = Relative(bits, kept, fillers, huffman, rans, order, convention)
                         yield Codec(positions, values)
@@ -186,11 +193,29 @@ def _values_of(words: Words, counts: Counts | None, fillers: int) -> Iterator[Va
     yield from (v for v in _codebooks(counts, fillers) if not (large and v.rans is not None))
 
 
-def _with_fillers(plain: Sequence[Values], counts: Counts | None, fillers: int) -> list[Values]:
-    """The same, with so many fillers among them."""
-    if fillers == 0:
-        return list(plain)
-    return [v for v in plain if isinstance(v, Raw | Planes)] + list(_codebooks(counts, fillers))
+def _octet_counts(words: Words, rotate: bool) -> Counts:
+    """(bytes a word, 256): how often each byte is in each plane, the highest plane first."""
+    kind = words.dtype.type
+    turned = words << kind(1) | words >> kind(8 * words.itemsize - 1) if rotate else words
+    shifts = [kind(8 * k) for k in reversed(range(words.itemsize))]
+    counts = [np.bincount((turned >> k).astype(np.uint8), minlength=256) for k in shifts]
+    return np.stack(counts).astype(np.uint64)
+
+
+def _planes_with_fillers(octets: Counts, rotate: bool, fillers: int) -> Planes:
+    """Byte planes of words with so many bytes, and so many zero words among them."""
+    lengths = []
+    for plane in octets:
+        counts = plane.copy()
+        counts[0] += np.uint64(fillers)
+        total = int(counts.sum())
+        used = counts[counts > 0]
+        if float((used * np.log2(total / used)).sum()) / 8 + 129 >= total:
+            lengths.append(0)  # its entropy and the shortest table are too long already
+            continue
+        length = _native.rans_estimate(counts)
+        lengths.append(length if length < total - (total // 64 if total >= _SMALL else 0) else 0)
+    return Planes(tuple(lengths), rotate)
 
 
 def _codebooks(counts: Counts | None, fillers: int) -> Iterator[Codebook]:
