@@ -71,15 +71,15 @@ def main() -> None:
             above = (peak - idle - sizes[0]) / 1e6
             lines.append(f"| {name} | {peak / 1e6:.0f} | {above:.0f} | {seconds:.0f} |")
         sizes.append(target.stat().st_size)
-    text = f"Checkpoint: {sizes[0]:,} bytes; packed: {sizes[1]:,}. An idle process: {idle / 1e6:.0f} MB."
+    text = f"Checkpoint: {sizes[0]:,} bytes; packed: {sizes[1]:,}. "
+    text += f"An idle process: {idle / 1e6:.0f} MB."
     text += "\n\n" + "\n".join(lines) + "\n"
     print(text)
     if options.write:
         command = f"python benchmarks/codec_memory.py --megabytes {options.megabytes}"
-        options.write.write_text(
-            f"# Memory of packing and loading\n\n`{command} --write benchmarks/codec_memory.md`\n\n{text}",
-            "utf-8",
-        )
+        command = f"`{command} --write benchmarks/codec_memory.md`"
+        head = f"# Memory of packing and loading\n\n{command}\n\n"
+        options.write.write_text(head + text, "utf-8")
 
 
 if __name__ == "__main__":
