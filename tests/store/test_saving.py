@@ -1,20 +1,26 @@
 import errno
+import math
 import os
 import signal
 import subprocess
 import sys
+import weakref
 from collections import OrderedDict
+from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
 import pytest
 import reference_decoder
+import safetensors.torch
 import torch
 from hypothesis import HealthCheck, given, settings
 from state_dicts import LARGE_SHAPES, SHAPES, assert_same, bits_of, sparse_codebook, state_dicts
 from torch import nn
 
-from tersor.core.errors import ConfigError, StorageError
-from tersor.store import load, metadata, save
+from tersor.core.errors import ConfigError, FormatError, StorageError
+from tersor.store import load, metadata, open_, save, verify, words
+from tersor.store.words import from_words, to_words
 
 # Said once by torch when a complex32 tensor is made.
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
@@ -210,6 +216,214 @@ def test_names_must_be_text_and_states_mappings(tmp_path):
         save({"\ud800": torch.zeros(1)}, tmp_path / "a.terse")
 
 
+@pytest.mark.parametrize("rounds", [1, 40])
+def test_what_cannot_be_compressed_costs_few_bytes_more_than_in_safetensors(rounds, tmp_path):
+    rng = np.random.default_rng(0)
+    sizes = [(1,), (300, 20), (64,), (1000,), (30, 3, 3, 3)]
+    state = {}
+    for number, shape in enumerate(sizes * rounds):
+        octets = rng.integers(0, 256, 4 * math.prod(shape), dtype=np.uint8)
+        name = f"layers.{number}.weight"
+        state[name] = torch.from_numpy(octets).view(torch.float32).reshape(shape)
+    save(state, tmp_path / "a.terse")
+    safetensors.torch.save_file(state, tmp_path / "a.safetensors")
+    extra = (tmp_path / "a.terse").stat().st_size - (tmp_path / "a.safetensors").stat().st_size
+    assert extra <= 64 * len(state)
+
+
+def test_a_fast_file_has_no_contexts(tmp_path):
+    weight = sparse_codebook((80, 90), density=0.5, size=3)
+    weight[:, ::2] = 0
+    state = {"w": weight, "c": torch.arange(10.0).repeat(100)}
+    slow = save(state, tmp_path / "a.terse")
+    fast = save(state, tmp_path / "b.terse", fast=True)
+    assert_same(load(tmp_path / "b.terse"), state)
+    assert any("context" in row["codec"] for row in slow.rows)
+    assert not any("context" in row["codec"] for row in fast.rows)
+    assert slow.summary["file bytes"] < fast.summary["file bytes"]
+
+
+def test_every_tensor_is_told_as_it_is_begun(tmp_path):
+    seen = []
+    weight = torch.zeros(5, 3).half()
+    state = {"a": weight, "b": weight, "c": torch.zeros(0)}
+    save(state, tmp_path / "a.terse", watch=lambda *told: seen.append(told))
+    assert seen == [("a", 30), ("b", 30), ("c", 0)]
+
+
+class Source(Mapping):
+    """Tensors that are made at each access, in memory that the last one may have had."""
+
+    def __init__(self, state, on_demand):
+        self.state = state
+        self.on_demand = on_demand
+        self.alive = 0
+        self.most = 0
+
+    def __getitem__(self, name):
+        tensor = self.state[name].clone()
+        self.alive += 1
+        self.most = max(self.most, self.alive)
+        weakref.finalize(tensor, self._gone)
+        return tensor
+
+    def _gone(self):
+        self.alive -= 1
+
+    def __iter__(self):
+        return iter(self.state)
+
+    def __len__(self):
+        return len(self.state)
+
+
+@pytest.mark.parametrize("on_demand", [True, False])
+def test_tensors_that_are_made_at_each_access_are_never_taken_for_one(on_demand, tmp_path):
+    state = {str(i): torch.full((1000,), float(i % 7)) for i in range(40)}
+    report = save(Source(state, on_demand), tmp_path / "a.terse")
+    assert_same(load(tmp_path / "a.terse"), state)
+    assert [row["codec"][:4] for row in report.rows].count("same") == 33
+    assert not any("tied" in row["codec"] for row in report.rows)
+
+
+def test_no_more_than_two_tensors_read_on_demand_are_alive(tmp_path):
+    state = {str(i): torch.full((1000,), float(i)) for i in range(9)}
+    source = Source(state, on_demand=True)
+    save(source, tmp_path / "a.terse")
+    assert source.most <= 2  # one is read while the name of the last one still stands
+    assert source.alive == 0
+
+
+def near(tensor, steps, seed=0):
+    """The tensor, each float moved by at most so many representable numbers."""
+    rng = np.random.default_rng(seed)
+    words = to_words(tensor).copy()
+    words += rng.integers(-steps, steps + 1, words.shape).astype(words.dtype)
+    return from_words(words, tensor.dtype, tuple(tensor.shape))
+
+
+def base_and_state():
+    torch.manual_seed(0)
+    base = {
+        "near": torch.randn(50, 40),
+        "same": torch.randn(300),
+        "far": torch.randn(9),
+        "other shape": torch.randn(20),
+        "other dtype": torch.randn(20),
+        "not used": torch.randn(3),
+        "half": torch.randn(400).bfloat16(),
+        "complex": torch.randn(70, dtype=torch.complex64),
+        "int": torch.arange(-99, 99),
+    }
+    state = {
+        "near": near(base["near"], 3),
+        "same": base["same"].clone(),
+        "far": torch.zeros(9),
+        "other shape": base["other shape"].view(4, 5),
+        "other dtype": base["other dtype"].double(),
+        "new": torch.randn(7),
+        "half": near(base["half"], 2),
+        "complex": near(base["complex"], 1),
+        "int": base["int"] + torch.arange(198) % 3,
+    }
+    state["tied"] = state["near"]
+    state["copy"] = state["half"].clone()
+    return base, state
+
+
+def test_differences_to_a_base_come_back(tmp_path):
+    base, state = base_and_state()
+    path = tmp_path / "a.terse"
+    report = save(state, path, base=base)
+    back = load(path, base=base)
+    assert_same(back, state)
+    assert back["tied"] is back["near"]
+    codecs = {row["name"]: row["codec"] for row in report.rows}
+    told = [name for name, codec in codecs.items() if codec.startswith("difference to the base: ")]
+    assert told == ["near", "same", "half", "complex", "int"]
+    assert (codecs["tied"], codecs["copy"]) == ("tied to near", "same as half")
+    stored = {row["name"]: row["bytes"] for row in report.rows}
+    assert stored["same"] == 0 or stored["same"] <= 8
+    assert stored["near"] < state["near"].nbytes / 8
+    plain = save(state, tmp_path / "b.terse")
+    assert report.summary["tensor bytes"] < 0.5 * plain.summary["tensor bytes"]
+
+
+@QUIET
+@given(state=state_dicts(), base=state_dicts())
+def test_any_base_is_as_good(state, base, tmp_path):
+    names = dict(zip(state, base.values(), strict=False))
+    save(state, tmp_path / "a.terse", base=base | names)
+    assert_same(load(tmp_path / "a.terse", base=base | names), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        (None, "'near': stored as a difference to a base, and none is given. Say base="),
+        ({}, "'near': stored as a difference to a base, which has no such tensor"),
+        ({"near": torch.zeros(40, 50)}, "'near': the base has another dtype or shape there"),
+        ({"near": torch.zeros(50, 40).int()}, "'near': the base has another dtype or shape there"),
+        (
+            {"near": torch.zeros(50, 40)},
+            "'near': the base is another one: checksum [0-9a-f]{8}, expected [0-9a-f]{8}",
+        ),
+        ({"near": "near", "half": torch.zeros(400).bfloat16()}, "'half': the base is another one"),
+    ],
+)
+def test_a_base_that_is_missing_or_another_one_is_refused(change, match, tmp_path):
+    base, state = base_and_state()
+    path = tmp_path / "a.terse"
+    save(state, path, base=base)
+    wrong = change
+    if change is not None:
+        wrong = {n: base["near"] if t == "near" else t for n, t in change.items()}
+        wrong |= {n: t for n, t in base.items() if n != "near" and n not in change}
+    for read in (load, verify):
+        with pytest.raises(FormatError, match=rf"a\.terse, tensor {match}"):
+            read(path, base=wrong)
+    with open_(path, base=wrong) as file:
+        assert torch.equal(file["other dtype"], state["other dtype"])
+
+
+def test_a_file_without_differences_needs_no_base(tmp_path):
+    base, state = base_and_state()
+    few = {name: state[name] for name in ("far", "new", "other shape")}
+    save(few, tmp_path / "a.terse", base=base)
+    assert_same(load(tmp_path / "a.terse"), few)
+    save(few, tmp_path / "b.terse")
+    assert (tmp_path / "a.terse").read_bytes() == (tmp_path / "b.terse").read_bytes()
+
+
+def test_a_base_is_of_any_device_and_layout(tmp_path):
+    weight = torch.randn(30, 20)
+    state = {"w": near(weight, 1)}
+    save(state, tmp_path / "a.terse", base={"w": weight.T.contiguous().T})
+    assert_same(load(tmp_path / "a.terse", base={"w": nn.Parameter(weight)}), state)
+
+
+def test_one_file_is_the_base_of_another(tmp_path):
+    base, state = base_and_state()
+    save(base, tmp_path / "base.terse")
+    with open_(tmp_path / "base.terse") as under:
+        save(state, tmp_path / "a.terse", base=under)
+    with open_(tmp_path / "base.terse") as under:
+        assert_same(load(tmp_path / "a.terse", base=under), state)
+
+
+@pytest.mark.parametrize("first", ["first part near", "first part far"])
+def test_the_first_part_decides_about_the_difference(first, tmp_path, monkeypatch):
+    monkeypatch.setattr(words, "PART_WORDS", 400)
+    torch.manual_seed(0)
+    base = {"w": torch.randn(20, 40)}
+    tensor = near(base["w"], 2)
+    far = slice(10, 20) if first == "first part near" else slice(0, 10)
+    tensor[far] = torch.randn(10, 40)
+    report = save({"w": tensor}, tmp_path / "a.terse", base=base)
+    assert report.rows[0]["codec"].startswith("difference") == (first == "first part near")
+    assert_same(load(tmp_path / "a.terse", base=base), {"w": tensor})
+
+
 def test_a_full_disk_leaves_the_old_file(tmp_path, monkeypatch):
     path = tmp_path / "a.terse"
     save({"w": torch.ones(3)}, path)
@@ -262,6 +476,34 @@ def test_an_interrupt_leaves_the_old_file(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "fsync", interrupted)
     with pytest.raises(KeyboardInterrupt):
         save({"w": torch.zeros(5)}, path)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError, ConfigError("no")])
+def test_an_interrupt_between_two_tensors_leaves_the_old_file(error, tmp_path):
+    path = tmp_path / "a.terse"
+    save({"w": torch.ones(3)}, path)
+    old = path.read_bytes()
+
+    def watch(name, _):
+        if name == "b":
+            raise error
+
+    kind = error if isinstance(error, type) else type(error)
+    with pytest.raises(kind):
+        save({"a": torch.randn(50), "b": torch.randn(50)}, path, watch=watch)
+    assert path.read_bytes() == old
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_what_is_no_tensor_on_demand_leaves_the_old_file(tmp_path):
+    path = tmp_path / "a.terse"
+    save({"w": torch.ones(3)}, path)
+    old = path.read_bytes()
+    source = Source({"a": torch.randn(50), "b": torch.eye(3).to_sparse()}, on_demand=True)
+    with pytest.raises(ConfigError, match=r"save: 'b': layout torch\.sparse_coo"):
+        save(source, path)
     assert path.read_bytes() == old
     assert list(tmp_path.iterdir()) == [path]
 

@@ -58,7 +58,7 @@ def save(
     >>> weight = torch.tensor([0.0, 0.5, 0.0, -0.5]).repeat(250, 1)
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     print(save({"weight": weight}, f"{folder}/net.terse").rows[0]["bytes"])
-    16
+    17
     """
     if isinstance(model_or_state_dict, nn.Module):
         state: Mapping[str, Tensor] = model_or_state_dict.state_dict()
@@ -120,7 +120,8 @@ def _written(
     watch: Callable[[str, int], None] | None,
 ) -> Iterator[Entry]:
     """Write the streams of all tensors, and say what they are."""
-    same_object: dict[tuple[Any, ...], int] = {}
+    # The tensor stays with its number: its memory must not become another one's meanwhile.
+    same_object: dict[tuple[Any, ...], tuple[int, Tensor]] = {}
     same_bits: dict[tuple[Any, ...], int] = {}
     for number, name in enumerate(state):
         tensor = _plain(state, name)
@@ -129,7 +130,7 @@ def _written(
         # What is read on demand is gone when the next one takes its place in memory.
         identity = None if on_demand else _identity(tensor)
         if identity is not None and identity in same_object:
-            yield Repeated(name, same_object[identity], tied=True)
+            yield Repeated(name, same_object[identity][0], tied=True)
             continue
         words = to_words(tensor)
         content = (tensor.dtype, tuple(tensor.shape), _digest(words))
@@ -138,7 +139,7 @@ def _written(
             continue
         same_bits[content] = number
         if identity is not None:
-            same_object[identity] = number
+            same_object[identity] = number, tensor
         yield _stored(name, tensor, words, writer, base, fast)
 
 
