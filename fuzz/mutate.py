@@ -31,7 +31,7 @@ import torch
 from seeds import Seed, assemble, codecs_in, seeds
 
 from tersor.core.errors import FormatError
-from tersor.store import load
+from tersor.store import inspect, load, open_, verify
 from tersor.store.header import Stored, parse
 from tersor.store.words import to_words
 
@@ -301,6 +301,26 @@ def compare(data: bytes, state: dict[str, torch.Tensor], base: Any) -> None:
         assert octets(state[name]) == words, f"{name!r}: other bits than the reference decoder"
 
 
+def read_otherwise(
+    path: Path, state: dict[str, torch.Tensor] | None, base: Any, dense: int
+) -> None:
+    """The other ways to read a file find the same; `state` is None where `load` refused it."""
+    try:
+        verify(path, base=base)
+        with open_(path, base=base) as file:
+            alone = {name: octets(tensor) for name, tensor in file.items()}
+    except FormatError:
+        assert state is None, "verify or open_ refuses what load reads"
+    else:
+        assert state is not None, "verify and open_ read what load refuses"
+        assert alone == {name: octets(t) for name, t in state.items()}, "open_ gives other bits"
+    try:
+        # What other codecs would have cost takes an encoder's time.
+        str(inspect(path, codecs=dense < 1 << 20, base=base).report())
+    except FormatError:
+        assert state is None, "inspect refuses what load reads"
+
+
 def memory_peak() -> int:
     """Bytes that this process has had in memory, at most."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -354,6 +374,12 @@ def run(first: int, count: int, keep: Path, share: float) -> int:
                 except Exception as error:
                     outcome = f"found: {type(error).__name__}: {error!s:.200}"
                     traceback.print_exc()
+        if number % 16 == 0 and outcome in ("refused", "read", "read, compared"):
+            try:
+                read_otherwise(current, None if outcome == "refused" else state, base, dense)
+            except Exception as error:
+                outcome = f"found: {type(error).__name__}: {error!s:.200}"
+                traceback.print_exc()
         signal.alarm(0)
         if traced:
             peak = tracemalloc.get_traced_memory()[1]
