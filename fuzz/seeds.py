@@ -49,7 +49,7 @@ def codecs_in(header: Any) -> list[dict[str, Any]]:
 
 
 def seeds() -> list[Seed]:
-    """All seed files, the same ones at each call; the last one is large."""
+    """All seed files, the same ones at each call; at the end ties, a base, and parts."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder, "seed.terse")
         found = [*_every_codec(), *_saved(path)]
