@@ -282,6 +282,14 @@ def measure(case: Case, folder: Path) -> tuple[dict[str, object], dict[str, obje
     return row, speed
 
 
+def export(case: Case, folder: Path) -> None:
+    """Write the tensors, if they are pruned and shared, where `codec_nncodec.py` reads them."""
+    if "ResNet" in case.name or "pruned" in case.name:
+        folder.mkdir(parents=True, exist_ok=True)
+        state = {name: tensor.contiguous() for name, tensor in case.state.items()}
+        safetensors.torch.save_file(state, folder / f"{case.name}.safetensors")
+
+
 def _wall(work: Callable[[], object], rounds: int = 5) -> float:
     times = []
     for _ in range(rounds):
@@ -306,6 +314,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--data-dir")
     parser.add_argument("--lenets", type=Path)
+    parser.add_argument("--export", type=Path, help="only write the shared weights, for a peer")
     parser.add_argument("--only", default="", help="cases whose name has this in it")
     parser.add_argument("--write", type=Path)
     options = parser.parse_args()
@@ -314,9 +323,13 @@ def main() -> None:
         folder = Path(name)
         results = []
         for case in cases(options.data_dir, options.lenets, folder):
-            if options.only in case.name:
+            if options.export:
+                export(case, options.export)
+            elif options.only in case.name:
                 results.append(measure(case, folder))
                 print(*results[-1], sep="\n", flush=True)
+    if options.export:
+        return
     text = f"torch {torch.__version__}. Sizes in bytes.\n\n{table([r for r, _ in results])}\n\n"
     text += "Speeds in megabytes of tensors in memory a second, of one thread.\n\n"
     text += table([s for _, s in results]) + "\n"

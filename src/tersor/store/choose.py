@@ -63,11 +63,16 @@ def _may_gain(words: Words, grid: Grid) -> bool:
     """Whether contexts gain on the first rows of a large grid; of a small one all is tried."""
     if grid.count <= 4 * _SMALL:
         return True
-    rows = max(2 * _SMALL // grid.columns, 1)
-    first = replace(grid, rows=rows) if rows < grid.rows else replace(grid, rows=1)
+    first = _first_rows(grid)
     part = words[: first.count]
     sizes = [codec.byte_length(first) for codec in candidates(part, first)]
-    return any(c.byte_length(first) < _least(grid) * min(sizes) for c in by_contexts(part, first))
+    by_context = (codec.byte_length(first) for codec in by_contexts(part, first, lags=False))
+    return any(size < _least(grid) * min(sizes) for size in by_context)
+
+
+def _first_rows(grid: Grid) -> Grid:
+    """Some rows of a large grid, that stand for all of it."""
+    return replace(grid, rows=max(_SMALL // grid.columns, 1))
 
 
 def _least(grid: Grid) -> float:
@@ -93,8 +98,8 @@ def candidates(
     if 2 * kept > grid.count:
         return  # an index takes 2 bits an entry and more, a mask 1 bit a word
     orders: list[Order] = ["row", "column"] if min(grid.rows, grid.columns) > 1 else ["row"]
-    rotate = any(isinstance(values, Planes) and values.rotate for values in without_fillers)
-    octets = _octet_counts(entries, rotate)
+    planes = [values for values in without_fillers if isinstance(values, Planes)]
+    octets = _octet_counts(entries, planes[0].rotate) if planes else None
     for order in orders:
         scan = scan_of(words, grid, order)[1]
         for convention in conventions:
@@ -108,33 +113,38 @@ def candidates(
                 codings.append((None, _native.rans_estimate(counts) if kept + fillers else 0))
                 choices = without_fillers
                 if fillers:
-                    choices = [Raw(), _planes_with_fillers(octets, rotate, fillers)]
-                    choices += _codebooks(nonzero, fillers)
+                    choices = [Raw(), *_codebooks(nonzero, fillers)]
+                    if octets is not None:
+                        choices.append(_planes_with_fillers(octets, planes[0].rotate, fillers))
                 for values in choices:
                     for huffman, rans in codings:
                         positions = Relative(bits, kept, fillers, huffman, rans, order, convention)
                         yield Codec(positions, values)
 
 
-def by_contexts(words: Words, grid: Grid) -> Iterator[Codec]:
-    """The codecs with contexts that can represent these words."""
+def by_contexts(words: Words, grid: Grid, *, lags: bool = True) -> Iterator[Codec]:
+    """The codecs with contexts that can represent these words.
+
+    Args:
+        lags: look for neighbours that are further away, too.
+    """
     histogram = _histogram(words)
     where = words != 0
     kept = int(np.count_nonzero(where))
-    lags = _lags(where, grid)
+    tried = _lags(where, grid) if lags else [0]
     book = None  # the distinct words, where they are few enough for contexts
     if histogram is not None and 1 < len(histogram[0]) <= MAX_CONTEXT_ALPHABET:
         book = histogram[0]
-    if book is not None:
-        yield Codec(Dense(), _by_context(book, words, None, grid, lags))
+    if book is not None and 4 * kept > grid.count:  # else a map says better where the zeros are
+        yield Codec(Dense(), _by_context(book, words, None, grid, tried))
     if not 0 < kept < grid.count:
         return
     entries = words[where]
     nonzero = None if histogram is None else histogram[1][histogram[0] != 0]
     values = list(_values_of(entries, nonzero, 0))
     if book is not None:
-        values.append(_by_context(book[book != 0], entries, where, grid, lags))
-    maps = [Map(kept, len(encode_map(where, grid, lag)), lag) for lag in lags]
+        values.append(_by_context(book[book != 0], entries, where, grid, tried))
+    maps = [Map(kept, len(encode_map(where, grid, lag)), lag) for lag in tried]
     places: list[Positions] = [min(maps, key=lambda places: places.bytes), Mask(kept)]
     for positions in places:
         for coded in values:
@@ -166,6 +176,10 @@ def _lags(where: NDArray[np.bool_], grid: Grid) -> list[int]:
     best = int(pairs[2:].argmax()) + 3 if len(pairs) > 2 else 0
     if best and pairs[best - 1] > 1.1 * np.median(pairs):
         lags.append(best)
+    if grid.count > 4 * _SMALL:  # of a large grid the first rows decide
+        first = _first_rows(grid)
+        part = where[: first.count]
+        return [min(lags, key=lambda lag: len(encode_map(part, first, lag)))]
     return list(dict.fromkeys(lags))
 
 
@@ -185,12 +199,19 @@ def huffman_bytes(counts: Counts) -> int:
 def _values_of(words: Words, counts: Counts | None, fillers: int) -> Iterator[Values]:
     """The ways to say these words, of which the distinct ones occur so often."""
     yield Raw()
-    if len(words) > 1:
+    if len(words) > 1 and not _are_few(words, counts):
         rotate = _is_shorter_rotated(words)
         yield Planes(encode_planes(words, rotate)[0], rotate)
     # Of bytes the highest plane is all there is: the same streams, without a codebook to look up.
     large = words.itemsize == 1 and len(words) > _SMALL
     yield from (v for v in _codebooks(counts, fillers) if not (large and v.rans is not None))
+
+
+def _are_few(words: Words, counts: Counts | None) -> bool:
+    """Whether a codebook is sure to be shorter than byte planes, which need not be tried then."""
+    if counts is None or words.itemsize == 1:
+        return False
+    return len(counts) <= MAX_RANS_ALPHABET and 64 * len(counts) < len(words)
 
 
 def _octet_counts(words: Words, rotate: bool) -> Counts:
