@@ -67,7 +67,7 @@ void code_map(Coder& coder, const Lattice& lattice, std::uint8_t* map) {
             row[c] = static_cast<std::uint8_t>(bit);
             mixer.update(bit);
             everywhere.update(bit);
-            history[c] = static_cast<std::uint8_t>(history[c] << 1 | bit);
+            history[c] = static_cast<std::uint8_t>(unsigned{history[c]} << 1 | bit);
             in_kernel += bit;
             if (++k == kernel) k = in_kernel = 0;
         }
@@ -139,7 +139,11 @@ void code_codes(Coder& coder, std::size_t alphabet, const std::uint8_t* map,
 }
 
 void check(const Lattice& lattice, std::size_t size) {
-    if (lattice.kernel < 1 || lattice.rows * lattice.columns != size)
+    // A side of a lattice without places may have any length: the product is not to overflow.
+    const bool fits = size == 0 ? lattice.rows == 0 || lattice.columns == 0
+                                : lattice.columns > 0 && size % lattice.columns == 0 &&
+                                      size / lattice.columns == lattice.rows;
+    if (lattice.kernel < 1 || !fits)
         throw std::invalid_argument("context: a map of " + std::to_string(size) + " places");
 }
 
@@ -162,7 +166,7 @@ std::vector<std::uint8_t> map_encode(Span<const std::uint8_t> map, const Lattice
     std::vector<std::uint8_t> copy(map.begin(), map.end());
     for (std::uint8_t& bit : copy) bit = bit != 0;
     BinaryEncoder coder;
-    code_map(coder, lattice, copy.data());
+    if (map.size > 0) code_map(coder, lattice, copy.data());
     return coder.finish();
 }
 
@@ -170,7 +174,7 @@ void map_decode(Span<const std::uint8_t> in, const Lattice& lattice, Span<std::u
     check(lattice, map.size);
     std::fill(map.begin(), map.end(), std::uint8_t{0});
     BinaryDecoder coder(in);
-    code_map(coder, lattice, map.data);
+    if (map.size > 0) code_map(coder, lattice, map.data);
     coder.finish();
 }
 
@@ -187,7 +191,7 @@ std::vector<std::uint8_t> codes_encode(Span<const std::uint16_t> codes, std::siz
                                         " of an alphabet of " + std::to_string(alphabet));
     std::vector<std::uint16_t> copy(codes.begin(), codes.end());
     BinaryEncoder coder;
-    code_codes(coder, alphabet, map.data, lattice, copy.data());
+    if (map.size > 0) code_codes(coder, alphabet, map.data, lattice, copy.data());
     return coder.finish();
 }
 
@@ -202,7 +206,7 @@ void codes_decode(Span<const std::uint8_t> in, std::size_t alphabet, Span<const 
                           std::to_string(ones(map)) + " places");
     std::fill(codes.begin(), codes.end(), std::uint16_t{0});
     BinaryDecoder coder(in);
-    code_codes(coder, alphabet, map.data, lattice, codes.data);
+    if (map.size > 0) code_codes(coder, alphabet, map.data, lattice, codes.data);
     coder.finish();
 }
 

@@ -87,6 +87,8 @@ def test_sizes_that_do_not_fit_are_refused():
         map_encode(ones, 2, 4, 1, 0)
     with pytest.raises(ValueError, match="a map of 6 places"):
         map_decode(b"", 2, 4, 1, 0, np.empty(6, np.uint8))
+    with pytest.raises(ValueError, match="a map of 0 places"):
+        map_encode(np.ones(0, np.uint8), 2**32, 2**32, 1, 0)
     with pytest.raises(ValueError, match="5 codes for 6 places"):
         codes_encode(np.zeros(5, np.uint16), 3, ones, 2, 3, 0)
     for count in (5, 7, 2**62):

@@ -200,6 +200,10 @@ LIES = [
         build(None, raw=deflate(bytes(2**26 + 1), version=1), flags=1),
         "the header inflates to more than 67108864 bytes",
     ),
+    (
+        build(None, raw=deflate(b'{"tensors":[],"metadata":{"a":[' + b"[]," * 2**20), flags=1),
+        "more than 1048576 lists and objects",
+    ),
     (build({}), "header: 'tensors' is missing"),
     (build({"tensors": {}}), "'tensors' is no list"),
     (build({"tensors": [], "metadata": 1}), "'metadata' is no object"),

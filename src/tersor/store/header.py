@@ -16,6 +16,7 @@ from tersor.store.codecs import Codebook, Codec, Dense, Map, Mask, Planes, Raw, 
 from tersor.store.words import DTYPES, Grid, dtype_name, grid
 
 MAX_HEADER_BYTES = 1 << 26  # after inflation
+MAX_BRACKETS = 1 << 20  # lists and objects take far more memory than their text
 DICTIONARY = (
     b'"convention":"gap","order":"column","huffman":,"rans":,"mask":{"kept":,"copy":,"tied":},'
     b'"base":,"parts":[{"metadata":{"num_batches_tracked","running_mean","running_var",'
@@ -146,6 +147,8 @@ def dump(header: Header) -> tuple[bytes, bool]:
         raise ConfigError(f"a name or the metadata is not valid Unicode ({error})") from None
     if len(text) > MAX_HEADER_BYTES:
         raise ConfigError(f"names and metadata take {len(text)} bytes, at most {MAX_HEADER_BYTES}")
+    if text.count(b"[") + text.count(b"{") > MAX_BRACKETS:
+        raise ConfigError(f"more than {MAX_BRACKETS} lists and objects in tensors and metadata")
     squeezer = zlib.compressobj(9, zlib.DEFLATED, -15, 9, zdict=DICTIONARY)
     deflated = squeezer.compress(text) + squeezer.flush()
     return (deflated, True) if len(deflated) < len(text) else (text, False)
@@ -405,6 +408,8 @@ def _load(text: bytes) -> Any:
     def refuse(word: str) -> Any:
         raise ValueError(f"{word} is not JSON")
 
+    if text.count(b"[") + text.count(b"{") > MAX_BRACKETS:
+        raise FormatError(f"the header has more than {MAX_BRACKETS} lists and objects")
     try:
         return json.loads(text.decode("utf-8"), object_pairs_hook=unique, parse_constant=refuse)
     except (ValueError, RecursionError) as error:
