@@ -201,7 +201,7 @@ LIES = [
         "the header inflates to more than 67108864 bytes",
     ),
     (
-        build(None, raw=deflate(b'{"tensors":[],"metadata":{"a":[' + b"[]," * 2**20), flags=1),
+        build(None, raw=deflate(b'{"tensors":[' + b"[]," * 2**20, version=1), flags=1),
         "more than 1048576 lists and objects",
     ),
     (build({}), "header: 'tensors' is missing"),
