@@ -117,6 +117,15 @@ def test_tensors_in_parts_are_told_as_one(state, tmp_path, monkeypatch):
     assert " and " in parts.codec  # more than one kind
 
 
+def test_every_part_is_counted_with_its_own_words(tmp_path, monkeypatch):
+    monkeypatch.setattr(words, "PART_WORDS", 300)
+    weight = torch.cat([torch.zeros(300), torch.arange(1, 601).float()])
+    save({"w": weight}, tmp_path / "a.terse")
+    others = inspect(tmp_path / "a.terse", codecs=True).tensors[0].others
+    assert others["raw"] == 0 + 2400  # of zeros nothing is stored
+    assert others["packed"] > 2400  # a codebook of so many words, and codes
+
+
 def test_a_difference_is_told_as_one(state, tmp_path):
     path = tmp_path / "a.terse"
     base = {"w": state["w"].clone()}
