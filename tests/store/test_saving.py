@@ -261,11 +261,13 @@ class Source(Mapping):
         self.most = 0
 
     def __getitem__(self, name):
-        tensor = self.state[name].clone()
+        if self.state[name].layout != torch.strided:
+            return self.state[name]
+        memory = self.state[name].numpy().copy()  # lives as long as any view of the tensor
         self.alive += 1
         self.most = max(self.most, self.alive)
-        weakref.finalize(tensor, self._gone)
-        return tensor
+        weakref.finalize(memory, self._gone)
+        return torch.from_numpy(memory)
 
     def _gone(self):
         self.alive -= 1
