@@ -3,9 +3,9 @@
     python benchmarks/codec.py --export weights                     # where tersor is
     python benchmarks/codec_nncodec.py weights benchmarks/codec_peers.json   # where nncodec is
 
-Its lossless core alone (DeepCABAC) codes the index of each weight in the sorted codebook, zero being
-0, as its own codebook mode does; the codebook is counted with 4 bytes an entry, its headers not at
-all. Of its settings (optimised parameters or not, rows skipped or not) the smallest is taken.
+Its lossless core alone (DeepCABAC) codes the index of each weight in the sorted codebook, zero
+being 0, as its own codebook mode does; the codebook is counted with 4 bytes an entry, its headers
+not at all. Of its settings (optimised parameters or not, rows skipped or not) the smallest is taken.
 """
 
 import json

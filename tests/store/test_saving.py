@@ -513,3 +513,14 @@ def test_what_is_no_tensor_on_demand_leaves_the_old_file(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(StorageError, match=r"the folder .*nowhere"):
         save({"w": torch.ones(3)}, Path(tmp_path, "nowhere", "a.terse"))
+
+
+def test_a_base_of_other_things_than_tensors_is_named(tmp_path):
+    weight = {"w": torch.arange(8.0)}
+    with pytest.raises(ConfigError, match="base: 'w': a list, expected a tensor"):
+        save(weight, tmp_path / "x.terse", base={"w": [1.0]})
+    assert not (tmp_path / "x.terse").exists()
+    base = {"w": torch.arange(8.0).mul(1 + 1e-6)}
+    save({"w": torch.arange(8.0)} | weight, tmp_path / "x.terse", base=base)
+    with pytest.raises(ConfigError, match="expected a tensor"):
+        load(tmp_path / "x.terse", base={"w": [1.0]})

@@ -29,7 +29,7 @@ from tersor.core.files import replacing
 from tersor.store.delta import restore
 from tersor.store.header import Header, Part, Stored, dump, parse
 from tersor.store.streams import decode
-from tersor.store.words import Words, from_words, to_words
+from tersor.store.words import Words, from_words, require_plain, to_words
 
 MAGIC = b"\x89TERSE"
 VERSION = 2
@@ -170,7 +170,7 @@ class Opened:
             raise FormatError("stored as a difference to a base, and none is given. Say base=")
         if entry.name not in self.base:
             raise FormatError("stored as a difference to a base, which has no such tensor")
-        tensor = self.base[entry.name]
+        tensor = require_plain(self.base[entry.name])
         if tensor.dtype != entry.dtype or tuple(tensor.shape) != entry.shape:
             raise FormatError("the base has another dtype or shape there: it is not the one")
         words = to_words(tensor)

@@ -173,7 +173,7 @@ def _words_under(base: Base, name: str, tensor: Tensor) -> Words | None:
     """The words of the base's tensor that this one may be a difference to."""
     if name not in base:
         return None
-    other = base[name]
+    other = _plain(base, name, "base")
     if other.dtype != tensor.dtype or other.shape != tensor.shape:
         return None
     return to_words(other)
@@ -183,13 +183,13 @@ def _digest(words: Words) -> bytes:
     return hashlib.blake2b(words.view(np.uint8).data, digest_size=32).digest()
 
 
-def _plain(state: Mapping[str, Tensor], name: object) -> Tensor:
+def _plain(state: Mapping[str, Tensor], name: object, what: str = "save") -> Tensor:
     if not isinstance(name, str):
-        raise ConfigError(f"save: the name {name!r} is a {type(name).__name__}, expected a str")
+        raise ConfigError(f"{what}: the name {name!r} is a {type(name).__name__}, expected a str")
     try:
         return require_plain(state[name])
     except ConfigError as error:
-        raise ConfigError(f"save: {name!r}: {error}") from None
+        raise ConfigError(f"{what}: {name!r}: {error}") from None
 
 
 def _identity(tensor: Tensor) -> tuple[Any, ...]:
