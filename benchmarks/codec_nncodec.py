@@ -5,7 +5,7 @@
 
 Its lossless core alone (DeepCABAC) codes the index of each weight in the sorted codebook, zero
 being 0, as its own codebook mode does; the codebook is counted with 4 bytes an entry, its headers
-not at all. Of its settings (optimised parameters or not, rows skipped or not) the smallest is taken.
+not at all. Of its settings (parameters optimised or not, rows skipped or not) the smallest counts.
 """
 
 import json
