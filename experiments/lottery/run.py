@@ -40,7 +40,8 @@ def main() -> None:
         raise SystemExit(f"--part {given.part}: unknown; all, {', '.join(PARTS)}")
     # Where a unit is dead, Adam's moments fade to denormal numbers, which CPUs are slow with.
     torch.set_flush_denormal(True)
-    seeds = range(given.seeds) if given.seed < 0 else [given.seed]
+    count = 1 if given.quick else given.seeds
+    seeds = range(count) if given.seed < 0 else [given.seed]
     for name, part in PARTS.items():
         if given.part in ("all", name):
             text = part(list(seeds), given.quick, given.data_dir)

@@ -29,7 +29,7 @@ def run(
     task = task_of(task_name, batch, data_dir)
     net = draw(model, task, seed)
     masks = None if density == 1 else prune(net, density, scoring_data(task, seed))
-    return train(net, task, masks, steps=steps, rate=rate, seed=seed)
+    return train(net, task, masks, steps=steps, rate=rate, seed=seed, looks=False)
 
 
 def _table(networks, folder: Path, seeds: int, quick: bool, data_dir: str | None) -> str:

@@ -1,7 +1,7 @@
 """SNIP: the LeNet table, what its masks look like, random labels, larger networks, controls.
 
 python experiments/snip/run.py --data-dir shared/data            # all of it
-python experiments/snip/run.py --part lenet --quick              # one part, fewer steps
+python experiments/snip/run.py --part lenet --quick              # one part, one seed, fewer steps
 """
 
 from __future__ import annotations
@@ -38,9 +38,10 @@ def main() -> None:
     given = options(__doc__, part="all")
     if given.part != "all" and given.part not in PARTS:
         raise SystemExit(f"--part {given.part}: unknown; all, {', '.join(PARTS)}")
+    seeds = 1 if given.quick else given.seeds
     for name, part in PARTS.items():
         if given.part in ("all", name):
-            text = part(FOLDER, given.seeds, given.quick, given.data_dir)
+            text = part(FOLDER, seeds, given.quick, given.data_dir)
             print(f"\n{name}\n\n{text}", flush=True)
             if given.write and not given.quick:
                 put(FOLDER / "README.md", name, text)

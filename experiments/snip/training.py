@@ -77,14 +77,15 @@ def train(
     weight_decay: float = 5e-4,
     biases: bool = True,
     drops: bool = False,
+    looks: bool = True,
     methods: Sequence[Method] = (),
 ) -> Mapping[str, Any]:
     """SGD with momentum 0.9; errors in percent after the last step.
 
     The rate falls by a cosine, or (`drops`) to a tenth after each third of the steps.
 
-    "checkpoints" are the test errors at ten points of the second half. Nothing is chosen by them:
-    the least is what the authors' code reports, and stands beside the last for comparison.
+    "checkpoints" are the test errors at ten points of the second half (`looks`). Nothing is chosen
+    by them: the least is what the authors' code reports, and stands beside the last to compare.
     """
     held: list[Method] = [] if masks is None else [HeldMasks(net, masks)]
     trained = [p for n, p in net.named_parameters() if biases or "bias" not in n]
@@ -98,7 +99,7 @@ def train(
     checkpoints: list[float] = []
 
     def look(step: int) -> None:
-        if step > steps // 2:
+        if looks and step > steps // 2:
             checkpoints.append(evaluate(net, task.test).percent)
 
     net.to(memory_format=torch.channels_last)  # a third faster on a CPU, for convolutions
