@@ -32,7 +32,8 @@ from tersor.compress import read_recipe
 from tersor.store import load, metadata, save
 from tersor.store.choose import candidates
 from tersor.store.codecs import Codebook, Planes, Relative
-from tersor.store.header import DICTIONARY, Header, Part, Repeated, Stored, dump
+from tersor.store.entries import Header, Part, Repeated, Stored
+from tersor.store.header import DICTIONARY, dump
 from tersor.store.words import grid, to_words
 from tersor.train import Stepper
 

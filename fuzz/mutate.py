@@ -32,7 +32,8 @@ from seeds import Seed, assemble, codecs_in, seeds
 
 from tersor.core.errors import FormatError
 from tersor.store import inspect, load, open_, verify
-from tersor.store.header import Stored, parse
+from tersor.store.entries import Stored
+from tersor.store.header import parse
 from tersor.store.words import to_words
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "store"))

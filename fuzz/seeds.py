@@ -18,7 +18,8 @@ from torch import Tensor
 from tersor.store import save
 from tersor.store.choose import by_contexts, candidates
 from tersor.store.container import Writer
-from tersor.store.header import DICTIONARY, Header, Part, Stored, parse
+from tersor.store.entries import Header, Part, Stored
+from tersor.store.header import DICTIONARY, parse
 from tersor.store.streams import encode
 from tersor.store.words import grid, to_words
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 
 from tersor.store.choose import by_contexts, candidates
 from tersor.store.container import Writer
-from tersor.store.header import DICTIONARY, Header, Part, Stored
+from tersor.store.entries import Header, Part, Stored
+from tersor.store.header import DICTIONARY
 from tersor.store.streams import encode
 from tersor.store.words import grid, to_words
 

@@ -16,7 +16,8 @@ from state_dicts import assert_same, sparse_codebook
 
 from tersor.core.errors import FormatError
 from tersor.store import inspect, load, open_, save, verify, words
-from tersor.store.header import Repeated, Stored, parse
+from tersor.store.entries import Repeated, Stored
+from tersor.store.header import parse
 
 QUIET = settings(deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 

@@ -17,7 +17,7 @@ from tersor.store import words as words_module
 from tersor.store.choose import by_contexts, candidates
 from tersor.store.codecs import Codebook, Codec, Dense, Map, Mask, Planes, Raw, Relative
 from tersor.store.container import Writer, opened
-from tersor.store.header import Header, Part, Stored
+from tersor.store.entries import Header, Part, Stored
 from tersor.store.streams import encode
 from tersor.store.words import DTYPES, grid, to_words
 

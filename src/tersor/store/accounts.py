@@ -14,7 +14,7 @@ from tersor.core.errors import ConfigError
 from tersor.core.report import Report, Value
 from tersor.store.choose import INDEX_BITS, huffman_bits
 from tersor.store.container import opened
-from tersor.store.header import Repeated, Stored
+from tersor.store.entries import Repeated, Stored
 from tersor.store.relative import gaps_of
 from tersor.store.words import require_plain, to_words
 

@@ -27,7 +27,8 @@ from torch import Tensor
 from tersor.core.errors import FormatError
 from tersor.core.files import replacing
 from tersor.store.delta import restore
-from tersor.store.header import Header, Part, Stored, dump, parse
+from tersor.store.entries import Header, Part, Stored
+from tersor.store.header import dump, parse
 from tersor.store.streams import decode
 from tersor.store.words import Words, from_words, require_plain, to_words
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import stat
@@ -117,7 +118,7 @@ def _require_regular(path: Path, folder: Path) -> None:
 
 def _part(path: str, file: Path) -> tuple[TensorFile | KeptFile, Readers]:
     """What the layout says of a file, and its tensors."""
-    try:
+    with contextlib.suppress(ConfigError):  # what cannot be a tensor here is kept as bytes
         if file.suffix == ".safetensors":
             readers, metadata, header = safetensors_content(file)
             if header is None:
@@ -126,8 +127,6 @@ def _part(path: str, file: Path) -> tuple[TensorFile | KeptFile, Readers]:
         if file.suffix in TORCH_SUFFIXES:
             require_content(file)
             return _torch_part(path, file)
-    except ConfigError:
-        pass  # it holds what cannot be a tensor here
     return _kept_part(path, file)
 
 

@@ -15,7 +15,7 @@ from tersor.core.report import Report, Value
 from tersor.store.choose import by_contexts, candidates
 from tersor.store.codecs import Dense
 from tersor.store.container import Base, Opened, opened
-from tersor.store.header import Entry, Repeated, Stored
+from tersor.store.entries import Entry, Repeated, Stored
 from tersor.store.layout import FOLDER, HEADER, layout_of
 from tersor.store.streams import decode
 from tersor.store.words import Words, dtype_name, to_words

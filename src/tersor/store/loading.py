@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from tersor.core.errors import ConfigError, FormatError
 from tersor.core.report import Report
 from tersor.store.container import Base, Opened, machine_memory, opened
-from tersor.store.header import Repeated, Stored
+from tersor.store.entries import Repeated, Stored
 from tersor.store.layout import layout_of
 from tersor.store.words import dtype_name, twin
 

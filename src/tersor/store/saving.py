@@ -17,7 +17,8 @@ from tersor.core.report import Report, Value
 from tersor.store.choose import encoded
 from tersor.store.container import Base, Writer, words_crc, writing
 from tersor.store.delta import difference
-from tersor.store.header import Entry, Header, Part, Repeated, Stored, check_metadata
+from tersor.store.entries import Entry, Header, Part, Repeated, Stored
+from tersor.store.header import check_metadata
 from tersor.store.words import Words, dtype_name, grid, require_plain, to_words
 
 
