@@ -168,7 +168,9 @@ class Opened:
         if entry.base is None:
             return None
         if self.base is None:
-            raise FormatError("stored as a difference to a base, and none is given. Say base= (--base)")
+            raise FormatError(
+                "stored as a difference to a base, and none is given. Say base= (--base)"
+            )
         if entry.name not in self.base:
             raise FormatError("stored as a difference to a base, which has no such tensor")
         tensor = require_plain(self.base[entry.name])
