@@ -82,12 +82,12 @@ def highest(numbers: Tensor, count: int) -> Tensor:
         return torch.zeros_like(numbers, dtype=torch.bool)
     cut = _cut({"": numbers}, count, {"": 1})
     assert cut.key is not None  # some are not among them
-    kept = np.empty(numbers.numel(), np.bool_)
+    kept = torch.empty(numbers.numel(), dtype=torch.bool)
     left, begin = cut.left, 0
     for block in _blocks(numbers, cut.dtype):
-        left = _native.mark_above(block, cut.key, left, kept[begin : begin + len(block)])
+        left = _native.mark_above(block, cut.key, left, kept[begin : begin + len(block)].numpy())
         begin += len(block)
-    return torch.from_numpy(kept).view(numbers.shape).to(numbers.device)
+    return kept.view(numbers.shape).to(numbers.device)
 
 
 def live(numbers: Tensor) -> int:
