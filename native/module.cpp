@@ -12,6 +12,7 @@
 #include "context.hpp"
 #include "errors.hpp"
 #include "huffman.hpp"
+#include "kernels/binding.hpp"
 #include "kmeans.hpp"
 #include "planes.hpp"
 #include "rans.hpp"
@@ -289,4 +290,5 @@ NB_MODULE(_native, m) {
     m.def("pay", &pay, nb::arg("counts").noconvert(), nb::arg("budget"));
     define_selection<float>(m);
     define_selection<double>(m);
+    tersor::bind_kernels(m);
 }

@@ -1,0 +1,58 @@
+// The inner loops, once for each instruction set, and the choice among them.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "codes.hpp"
+#include "sparse.hpp"
+
+namespace tersor {
+
+enum class Activation : int { none = 0, relu = 1, gelu = 2, gelu_tanh = 3, silu = 4 };
+
+// At most this many vectors are worked on at once: the widest pass has `width * most_vectors` lanes.
+constexpr int most_vectors = 8;
+
+struct Kernels {
+    const char* name;
+    int width;  // floats of a vector
+
+    // out[r] = sum over a block's row r of value * x[column]. `x` has tiles * tile floats.
+    // Sums: 16 chains, entry i of a run in chain i % 16, carried through the tiles of the row; then
+    // the chains are added pairwise (0 and 8, 1 and 9, ...; then 0 and 4, ...).
+    void (*dot)(const SparseMatrix&, std::uint64_t block, const float* x, float* out);
+
+    // sums[r][0 .. vectors * width) = sum over a block's row r of value * x[at(column) + lane], where
+    // `at` is `offsets[column]`, or column * vectors * width without offsets. vectors: 1, 2, 4, 8.
+    // Sums: one chain for 4 and 8 vectors, 2 for 2, 4 for 1 (entry i of a run in chain i mod that),
+    // added at the end of each tile.
+    void (*multiply)(const SparseMatrix&, std::uint64_t block, const float* x,
+                     const std::int32_t* offsets, int vectors, float* sums);
+
+    // v = activation(v * scale + bias), elementwise.
+    void (*finish)(float* v, std::size_t n, float scale, float bias, Activation);
+    // v[i] = activation(v[i] * scale[i] + bias[i]); null = 1 and 0.
+    void (*finish_each)(float* v, std::size_t n, const float* scale, const float* bias, Activation);
+
+    // out[c * out_stride + r] = in[r * in_stride + c].
+    void (*transpose)(const float* in, std::size_t rows, std::size_t columns, std::size_t in_stride,
+                      float* out, std::size_t out_stride);
+
+    // out[i] = sum over row first + i of book[code] * x[column]; x has `padded_columns` floats.
+    void (*codes_dot)(const CodeMatrix&, std::uint64_t first, std::uint64_t count, const float* x, float* out);
+
+    void (*sigmoid)(float* v, std::size_t n);
+    void (*tanh)(float* v, std::size_t n);
+};
+
+// The loops of the widest instruction set that this processor has, or of the one that was forced.
+const Kernels& kernels();
+
+// Names of the instruction sets that this build and processor have, widest first.
+const char* const* isa_names(std::size_t* count);
+
+// Throws std::invalid_argument: a name that is not among them. An empty name takes force away.
+void force_isa(const char* name);
+
+}  // namespace tersor

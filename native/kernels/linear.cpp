@@ -1,0 +1,123 @@
+#include "linear.hpp"
+
+#include <algorithm>
+#include <cstring>
+
+#include "threads.hpp"
+
+namespace tersor {
+namespace {
+
+// Below so many multiplications another thread costs more than it saves.
+constexpr std::size_t least_for_threads = 40000;
+
+int threads_for(std::size_t multiplications, int threads) {
+    return multiplications < least_for_threads ? 1 : threads;
+}
+
+void finish_row(const Kernels& k, float* out, std::size_t first, std::size_t rows, const Finish& f) {
+    k.finish_each(out, rows, f.scale == nullptr ? nullptr : f.scale + first,
+                  f.bias == nullptr ? nullptr : f.bias + first, f.activation);
+}
+
+// x with each sample padded by zeros to `padded` columns.
+const float* padded(const float* x, std::size_t batch, std::size_t columns, std::size_t padded) {
+    if (padded == columns) return x;
+    float* copy = scratch(1, batch * padded);
+    for (std::size_t b = 0; b < batch; ++b) {
+        std::memcpy(copy + b * padded, x + b * columns, columns * sizeof(float));
+        std::fill(copy + b * padded + columns, copy + (b + 1) * padded, 0.0f);
+    }
+    return copy;
+}
+
+void one_by_one(const SparseMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
+    const Kernels& k = kernels();
+    parallel(m.blocks(), threads_for(m.entries * batch, threads), [&](std::size_t block) {
+        const std::size_t first = block * m.row_block;
+        for (std::size_t b = 0; b < batch; ++b) {
+            float* to = out + b * m.rows + first;
+            k.dot(m, block, x + b * m.columns, to);
+            finish_row(k, to, first, m.block_rows(block), f);
+        }
+    });
+}
+
+// Samples that go side by side in one pass, and the vectors that hold them.
+struct Pass {
+    std::size_t first, samples;
+    int vectors;
+};
+
+Pass pass_from(std::size_t first, std::size_t batch, int width) {
+    const int most = width >= 16 ? most_vectors / 2 : most_vectors;
+    const std::size_t left = batch - first;
+    int vectors = 1;
+    while (vectors < most && static_cast<std::size_t>(vectors * width) < left) vectors *= 2;
+    return {first, std::min(left, static_cast<std::size_t>(vectors * width)), vectors};
+}
+
+void side_by_side(const SparseMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
+    const Kernels& k = kernels();
+    threads = threads_for(m.entries * batch, threads);
+    // Every pass but the last is the widest; so the lanes before a pass are its first sample.
+    const std::size_t widest = static_cast<std::size_t>(pass_from(0, SIZE_MAX, k.width).vectors * k.width);
+    const std::size_t passes = (batch + widest - 1) / widest;
+    const Pass last = pass_from((passes - 1) * widest, batch, k.width);
+    const std::size_t lanes = last.first + static_cast<std::size_t>(last.vectors * k.width);
+    float* turned = scratch(1, lanes * m.columns);
+    constexpr std::size_t chunk = 512;
+    const std::size_t chunks = (m.columns + chunk - 1) / chunk;
+    parallel(passes * chunks, threads, [&](std::size_t item) {
+        const Pass p = pass_from(item / chunks * widest, batch, k.width);
+        const std::size_t from = item % chunks * chunk, columns = std::min(chunk, m.columns - from);
+        const std::size_t wide = static_cast<std::size_t>(p.vectors * k.width);
+        float* to = turned + p.first * m.columns + from * wide;
+        k.transpose(x + p.first * m.columns + from, p.samples, columns, m.columns, to, wide);
+        if (p.samples < wide)
+            for (std::size_t c = 0; c < columns; ++c) std::fill(to + c * wide + p.samples, to + (c + 1) * wide, 0.0f);
+    });
+    parallel(passes * m.blocks(), threads, [&](std::size_t item) {
+        const Pass p = pass_from(item / m.blocks() * widest, batch, k.width);
+        const std::size_t block = item % m.blocks(), first = block * m.row_block, rows = m.block_rows(block);
+        const std::size_t wide = static_cast<std::size_t>(p.vectors * k.width);
+        float* sums = scratch(2, m.row_block * wide);
+        k.multiply(m, block, turned + p.first * m.columns, nullptr, p.vectors, sums);
+        for (std::size_t r = 0; r < rows; ++r)
+            k.finish(sums + r * wide, wide, f.scale == nullptr ? 1.0f : f.scale[first + r],
+                     f.bias == nullptr ? 0.0f : f.bias[first + r], f.activation);
+        k.transpose(sums, rows, p.samples, wide, out + p.first * m.rows + first, m.rows);
+    });
+}
+
+}  // namespace
+
+void sparse_linear(const SparseMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
+    if (batch <= most_single)
+        one_by_one(m, x, batch, out, f, threads);
+    else
+        side_by_side(m, x, batch, out, f, threads);
+}
+
+void codes_linear(const CodeMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
+    const Kernels& k = kernels();
+    const std::size_t wide = m.padded_columns();
+    const float* from = padded(x, batch, m.columns, wide);
+    constexpr std::size_t chunk = 32;
+    parallel((m.rows + chunk - 1) / chunk, threads_for(m.rows * m.columns * batch, threads), [&](std::size_t item) {
+        const std::size_t first = item * chunk, rows = std::min<std::size_t>(chunk, m.rows - first);
+        for (std::size_t b = 0; b < batch; ++b) {
+            float* to = out + b * m.rows + first;
+            k.codes_dot(m, first, rows, from + b * wide, to);
+            finish_row(k, to, first, rows, f);
+        }
+    });
+}
+
+void sparse_rows(const SparseMatrix& m, const std::int64_t* ids, std::size_t count, float* out, int threads) {
+    parallel(count, threads_for(count * m.columns, threads), [&](std::size_t i) {
+        sparse_row(m, static_cast<std::uint64_t>(ids[i]), out + i * m.columns);
+    });
+}
+
+}  // namespace tersor

@@ -1,0 +1,49 @@
+// Deployed layers: a packed matrix times samples, with what follows it.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+
+#include "codes.hpp"
+#include "isa.hpp"
+#include "sparse.hpp"
+
+namespace tersor {
+
+// What is done to a sum: activation(sum * scale[row] + bias[row]); null = 1 and 0.
+struct Finish {
+    const float* scale = nullptr;
+    const float* bias = nullptr;
+    Activation activation = Activation::none;
+};
+
+// Up to so many samples are multiplied one by one: more are put side by side first.
+constexpr std::size_t most_single = 4;
+
+// out (batch, rows) = finish(x (batch, columns) times the matrix's rows).
+void sparse_linear(const SparseMatrix& matrix, const float* x, std::size_t batch, float* out,
+                   const Finish& finish, int threads);
+void codes_linear(const CodeMatrix& matrix, const float* x, std::size_t batch, float* out,
+                  const Finish& finish, int threads);
+
+// out (count, columns) = rows of a matrix whose blocks have one row each. The ids are below `rows`.
+void sparse_rows(const SparseMatrix& matrix, const std::int64_t* ids, std::size_t count, float* out, int threads);
+
+struct Convolution {
+    std::size_t images, channels, height, width;
+    std::size_t kernel[2], stride[2], padding[2], dilation[2];
+
+    std::size_t out_side(int axis) const {
+        const std::size_t side = (axis == 0 ? height : width) + 2 * padding[axis];
+        return (side - dilation[axis] * (kernel[axis] - 1) - 1) / stride[axis] + 1;
+    }
+};
+
+// out (images, rows, *out sides) = finish(the matrix's rows times patches of x (images, channels,
+// height, width)); a column of the matrix is (channel, row, column of the kernel). Patches are
+// never built: each entry is multiplied with a run of neighbouring pixels.
+// The kernel must fit into the padded image. Throws std::invalid_argument: an image of 2^31 values.
+void sparse_convolution(const SparseMatrix& matrix, const Convolution& shape, const float* x, float* out,
+                        const Finish& finish, int threads);
+
+}  // namespace tersor
