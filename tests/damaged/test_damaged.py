@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from tersor.core.errors import FormatError
-from tersor.store import load
+from tersor.store import load, open_
 
 EXPECTED = {
     "byte_plane_with_bytes_left": "rANS stream of 136 bytes, but 134 are read",
@@ -78,6 +78,21 @@ def test_a_damaged_file_is_refused(name):
     path = Path(__file__).with_name(f"{name}.terse")
     with pytest.raises(FormatError, match=EXPECTED[name]) as caught:
         load(path, base=BASES.get(name))
+    assert f"{name}.terse" in str(caught.value)
+
+
+@pytest.mark.parametrize("name", EXPECTED)
+def test_a_damaged_file_is_refused_by_its_entries(name):
+    path = Path(__file__).with_name(f"{name}.terse")
+
+    def read():
+        with open_(path, base=BASES.get(name)) as file:
+            for tensor in file:
+                list(file.entries(tensor))
+
+    # What needs more memory than there is is told tensor by tensor.
+    with pytest.raises(FormatError, match=EXPECTED[name].removeprefix("tensors of ")) as caught:
+        read()
     assert f"{name}.terse" in str(caught.value)
 
 

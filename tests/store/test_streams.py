@@ -13,7 +13,7 @@ from state_dicts import LARGE_SHAPES, SHAPES, bits_of, sparse_codebook, tensors
 from tersor.core.errors import FormatError
 from tersor.store.choose import by_contexts, candidates, encoded
 from tersor.store.codecs import Codebook, Codec, Dense, Map, Mask, Planes, Raw, Relative
-from tersor.store.streams import decode, encode
+from tersor.store.streams import decode, decode_entries, encode
 from tersor.store.words import DTYPES, Grid, from_words, grid, to_words
 
 pytestmark = pytest.mark.filterwarnings("ignore:ComplexHalf support is experimental")
@@ -52,6 +52,15 @@ def assert_codec_works(codec, tensor):
     assert len(data) == true.byte_length(lattice), codec
     back = from_words(decode(true, data, lattice), tensor.dtype, tuple(tensor.shape))
     assert bits_of(back) == bits_of(tensor), codec
+    entries = decode_entries(true, data, lattice)
+    if isinstance(codec.positions, Dense):
+        assert entries.places is None, codec
+        assert np.array_equal(entries.words, words), codec
+    else:
+        kept = np.flatnonzero(words)
+        assert np.array_equal(entries.places, kept), codec
+        assert np.array_equal(entries.words, words[kept]), codec
+    assert (entries.codebook is None) == isinstance(codec.values, Raw | Planes), codec
     return true, data
 
 
@@ -347,8 +356,9 @@ WORD = (5).to_bytes(4, "little")
     ],
 )
 def test_streams_that_lie_are_refused(codec, data, match):
-    with pytest.raises(FormatError, match=match):
-        decode(codec, data, LINE)
+    for read in (decode, decode_entries):
+        with pytest.raises(FormatError, match=match):
+            read(codec, data, LINE)
 
 
 def test_what_cannot_be_allocated_is_a_format_error():

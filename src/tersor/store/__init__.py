@@ -5,12 +5,14 @@ from tersor.store.container import metadata
 from tersor.store.convert import pack, read_tensors, unpack
 from tersor.store.inspection import Inspection, TensorInfo, inspect
 from tersor.store.loading import Reader, load, load_into, open_, verify
+from tersor.store.part_entries import PartEntries
 from tersor.store.relative import RelativeIndex, csr_index, relative_index
 from tersor.store.saving import save
 
 __all__ = [
     "Inspection",
     "PaperAccounting",
+    "PartEntries",
     "Reader",
     "RelativeIndex",
     "TensorInfo",

@@ -29,7 +29,8 @@ from tersor.core.files import replacing
 from tersor.store.delta import restore
 from tersor.store.entries import Header, Part, Stored
 from tersor.store.header import dump, parse
-from tersor.store.streams import decode
+from tersor.store.part_entries import Entries, PartEntries, part_entries
+from tersor.store.streams import decode, decode_entries
 from tersor.store.words import Words, from_words, require_plain, to_words
 
 MAGIC = b"\x89TERSE"
@@ -138,6 +139,27 @@ class Opened:
             with self._naming(entry):
                 yield part, self._stream(part, offset)
             offset += part.byte_length
+
+    def entries(self, entry: Stored) -> Iterator[PartEntries]:
+        """What each part of an entry holds; the tensor is not made for it.
+
+        Raises:
+            FormatError: as `tensor`.
+        """
+        with self._naming(entry):
+            base = self._base_words(entry)
+        begin = 0
+        for part, data in self.read(entry):
+            with self._naming(entry):
+                _require_memory(part.grid.count * part.grid.word_size)
+                if base is None:
+                    found = decode_entries(part.codec, data, part.grid)
+                else:
+                    words = decode(part.codec, data, part.grid)
+                    words = restore(words, base[begin : begin + len(words)], entry.dtype)
+                    found = Entries(part.grid, None, words, None)
+            yield part_entries(begin, found, entry.dtype)
+            begin += part.grid.count
 
     def error(self, what: object, entry: Stored) -> FormatError:
         """An error about one tensor of this file."""
@@ -248,16 +270,18 @@ def machine_memory() -> int | None:
 
 
 def _allocated(entry: Stored) -> Words:
-    memory = machine_memory()
-    if memory is not None and entry.dense_bytes > memory:
-        raise FormatError(
-            f"{entry.dense_bytes} bytes cannot be allocated, the machine has {memory}"
-        )
+    _require_memory(entry.dense_bytes)
     dtype = np.dtype(f"u{entry.parts[0].grid.word_size}")
     try:
         return np.empty(entry.count, dtype)
     except (MemoryError, ValueError) as error:
         raise FormatError(f"{entry.dense_bytes} bytes cannot be allocated ({error})") from error
+
+
+def _require_memory(size: int) -> None:
+    memory = machine_memory()
+    if memory is not None and size > memory:
+        raise FormatError(f"{size} bytes cannot be allocated, the machine has {memory}")
 
 
 def _read_header(file: BinaryIO, file_bytes: int) -> tuple[int, Header, int]:

@@ -17,6 +17,7 @@ from tersor.core.report import Report
 from tersor.store.container import Base, Opened, machine_memory, opened
 from tersor.store.entries import Repeated, Stored
 from tersor.store.layout import layout_of
+from tersor.store.part_entries import PartEntries
 from tersor.store.words import dtype_name, twin
 
 Model = TypeVar("Model", bound=nn.Module)
@@ -103,6 +104,29 @@ class Reader(Mapping[str, Tensor]):
 
     def __len__(self) -> int:
         return len(self._entries)
+
+    def entries(self, name: str) -> Iterator[PartEntries]:
+        """What a tensor holds, part by part as it lies in the file; the tensor is not made for it.
+
+        A tensor that is a difference to the base comes as values at every place.
+
+        Raises:
+            FormatError: when the damaged part is asked for.
+
+        >>> import tempfile
+        >>> from tersor.store import save
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     weight = torch.zeros(64, 64)
+        ...     weight[::3, ::5], weight[::7, 1] = 0.5, -1.0
+        ...     report = save({"w": weight}, f"{folder}/x.terse", fast=True)
+        ...     with open_(f"{folder}/x.terse") as file:
+        ...         for part in file.entries("w"):
+        ...             print(part.begin, part.count, part.positions[:4], part.codes[:4])
+        ...             print(part.codebook, part.values)
+        0 4096 tensor([ 0,  1,  5, 10]) tensor([0, 1, 0, 0], dtype=torch.uint8)
+        tensor([ 0.5000, -1.0000]) None
+        """
+        return self._file.entries(self._file.header.source(self._entries[name]))
 
     @property
     def metadata(self) -> dict[str, Any]:

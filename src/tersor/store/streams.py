@@ -7,6 +7,8 @@ values [words | planes | codebook, code lengths, codes].
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import Iterator
 from dataclasses import replace
 
 import numpy as np
@@ -28,6 +30,7 @@ from tersor.store.codecs import (
 )
 from tersor.store.codecs import Positions as AnyPositions
 from tersor.store.codecs import Values as AnyValues
+from tersor.store.part_entries import Entries
 from tersor.store.relative import Positions, codes_of, positions_of
 from tersor.store.words import Grid, Words
 
@@ -130,18 +133,24 @@ def decode(codec: Codec, data: bytes, grid: Grid) -> Words:
     Raises:
         FormatError: the streams are not what the codec says, or the words cannot be allocated.
     """
-    codec.check(grid)
-    if len(data) != codec.byte_length(grid):
-        raise FormatError(f"streams of {len(data)} bytes, expected {codec.byte_length(grid)}")
-    try:
-        return _decode(codec, data, grid)
-    except _native.FormatError as error:
-        raise FormatError(str(error)) from None
-    except (MemoryError, ValueError) as error:
-        if isinstance(error, FormatError):
-            raise
-        size = grid.count * grid.word_size
-        raise FormatError(f"{size} bytes cannot be allocated ({error})") from error
+    with _refusing(codec, data, grid):
+        if isinstance(codec.positions, Dense):
+            return _decode(codec, data, grid).words
+        # The result first: nothing that the file claims makes anything larger than it.
+        words = np.zeros(grid.count, f"u{grid.word_size}")
+        entries = _decode(codec, data, grid)
+        words[entries.places] = entries.words
+        return words
+
+
+def decode_entries(codec: Codec, data: bytes, grid: Grid) -> Entries:
+    """The entries of these streams by row, in memory of their own.
+
+    Raises:
+        FormatError: as `decode`.
+    """
+    with _refusing(codec, data, grid):
+        return _decode(codec, data, grid).by_row()
 
 
 def scan_of(words: Words, grid: Grid, order: Order) -> tuple[Positions, Positions]:
@@ -164,33 +173,48 @@ def _encode_codes(codes: Codes, width: int, alphabet: int, huffman: bool) -> byt
     return _native.pack_bits(codes, width).tobytes() if width else b""
 
 
-def _decode(codec: Codec, data: bytes, grid: Grid) -> Words:
+@contextlib.contextmanager
+def _refusing(codec: Codec, data: bytes, grid: Grid) -> Iterator[None]:
+    """Check the lengths, and make whatever is wrong with the streams a FormatError."""
+    codec.check(grid)
+    if len(data) != codec.byte_length(grid):
+        raise FormatError(f"streams of {len(data)} bytes, expected {codec.byte_length(grid)}")
+    try:
+        yield
+    except _native.FormatError as error:
+        raise FormatError(str(error)) from None
+    except (MemoryError, ValueError) as error:
+        if isinstance(error, FormatError):
+            raise
+        size = grid.count * grid.word_size
+        raise FormatError(f"{size} bytes cannot be allocated ({error})") from error
+
+
+def _decode(codec: Codec, data: bytes, grid: Grid) -> Entries:
+    """The entries in the order of their scan."""
     reader = _Reader(data)
-    dtype = np.dtype(f"u{grid.word_size}")
     positions = codec.positions
     if isinstance(positions, Dense):
-        return _decode_values(codec, reader, grid.count, grid, None)[0]
-    # The result first: nothing that the file claims makes anything larger than it.
-    words = np.zeros(grid.count, dtype)
+        values, book, _ = _decode_values(codec, reader, grid.count, grid, None)
+        return Entries(grid, None, values, book)
     if isinstance(positions, Mask | Map):
         mask = _decode_mask(positions, reader, grid)
         if np.count_nonzero(mask) != positions.kept:
             raise FormatError(f"mask of {np.count_nonzero(mask)} words, expected {positions.kept}")
-        words[mask] = _decode_values(codec, reader, positions.kept, grid, mask)[0]
-        return words
+        values, book, _ = _decode_values(codec, reader, positions.kept, grid, mask)
+        return Entries(grid, mask, values, book)
     entries = positions.entries(grid)
     codes = _decode_codes(
         reader, entries, positions.bits, 1 << positions.bits, positions.huffman, positions.rans
     )
-    values, fillers = _decode_values(codec, reader, entries, grid, None)
+    values, book, fillers = _decode_values(codec, reader, entries, grid, None)
     if np.count_nonzero(fillers) != positions.fillers:
         raise FormatError(f"{np.count_nonzero(fillers)} fillers, expected {positions.fillers}")
-    scan = positions_of(codes, fillers, positions.bits, positions.convention, grid.count)
+    flat = positions_of(codes, fillers, positions.bits, positions.convention, grid.count)
     if positions.order == "column":
-        column, row = np.divmod(scan, max(grid.rows, 1))
-        scan = row * grid.columns + column
-    words[scan] = values[~fillers]
-    return words
+        column, row = np.divmod(flat, max(grid.rows, 1))
+        flat = row * grid.columns + column
+    return Entries(grid, flat, values[~fillers] if positions.fillers else values, book)
 
 
 def _decode_mask(positions: Mask | Map, reader: _Reader, grid: Grid) -> NDArray[np.bool_]:
@@ -211,8 +235,12 @@ def _decode_values(
     entries: int,
     grid: Grid,
     mask: NDArray[np.bool_] | None,
-) -> tuple[Words, NDArray[np.bool_]]:
-    """The word of each entry, and which entries are fillers; `mask` says where they are."""
+) -> tuple[Words | Codes, Words | None, NDArray[np.bool_]]:
+    """The word of each entry, or its code and the codebook, and which entries are fillers.
+
+    Args:
+        mask: where the entries are; None = it is not needed, or everywhere.
+    """
     dtype = np.dtype(f"u{grid.word_size}")
     little = dtype.newbyteorder("<")
     sparse = not isinstance(codec.positions, Dense)
@@ -230,7 +258,7 @@ def _decode_values(
         zeros = words == 0 if sparse else np.zeros(0, np.bool_)
         if sparse and np.count_nonzero(zeros) != fillers:
             raise FormatError(f"{np.count_nonzero(zeros)} words are zero, expected {fillers}")
-        return words, zeros
+        return words, None, zeros
     size = codec.values.size
     book = np.frombuffer(reader.take(size * dtype.itemsize), little).astype(dtype)
     if np.any(book[1:] <= book[:-1]) or (sparse and book[0] == 0):
@@ -254,9 +282,8 @@ def _decode_values(
         )
     if len(codes) and codes.max() >= alphabet:
         raise FormatError(f"code {codes.max()}, but the codebook has {size} entries")
-    if fillers == 0:
-        return book[codes], np.zeros(len(codes), np.bool_)
-    return np.append(book, dtype.type(0))[codes], codes == size
+    # The code of a filler is one more than the codebook has words.
+    return codes, book, codes == size if fillers else np.zeros(len(codes), np.bool_)
 
 
 def _decode_codes(
