@@ -53,6 +53,7 @@ def meter(tmp_path):
         "intel-rapl:0": "package-0",
         "intel-rapl:0:0": "core",
         "intel-rapl:0:1": "dram",
+        "intel-rapl:0:2": "uncore",
         "intel-rapl:1": "package-1",
         "intel-rapl:2": "psys",
     }
@@ -77,6 +78,7 @@ def test_packages_and_their_memory_are_summed_and_their_parts_are_not(meter):
         use("intel-rapl:0", 3_000_000)
         use("intel-rapl:0:0", 2_500_000)
         use("intel-rapl:0:1", 500_000)
+        use("intel-rapl:0:2", 250_000)
         use("intel-rapl:1", 1_000_000)
         use("intel-rapl:2", 9_000_000)
 

@@ -130,7 +130,7 @@ def layer_times(
 
     A layer that a pass calls several times counts with the sum. The whole model stands under its
     own qualified name, "": what is missing between it and the sum of its layers is what `forward`
-    does outside of them, and the hooks that time (about a microsecond a layer). On an accelerator
+    does outside of them, and what the hooks cost (some microseconds a layer). On an accelerator
     each layer is waited for, so layers that would overlap do not.
 
     Args:
