@@ -164,8 +164,8 @@ void some_images(const SparseMatrix& m, const Canvas& c, const float* x, float* 
 
 void sparse_convolution(const SparseMatrix& m, const Convolution& shape, const float* x, float* out, const Finish& f, int threads) {
     Canvas c{Axis(shape, 0), Axis(shape, 1), 1, shape.channels};
-    // Offsets are 32-bit, and a canvas that stays in a cache is faster: 16 MiB at a time.
-    constexpr std::size_t most = std::size_t{1} << 22;
+    // Offsets are 32-bit, and a canvas that stays in the second cache is faster: 1 MiB at a time.
+    constexpr std::size_t most = std::size_t{1} << 18;
     const std::size_t each = c.size(0);
     if (each > INT32_MAX) throw std::invalid_argument("a padded image of " + std::to_string(each) + " values, expected below 2^31");
     const std::size_t at_once = std::min(shape.images, std::max<std::size_t>(1, most / each));

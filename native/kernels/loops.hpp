@@ -5,34 +5,58 @@
 
 // ---- columns and values of entries
 
-constexpr int bunch = 16;  // entries that are unpacked at a time
+constexpr int bunch = 16;     // entries that are unpacked at a time
+constexpr int any_bits = -1;  // code_bits of a template: 5 to 8, looked up at run time
 
 // The values of entries first to first + bunch: what lies past the last entry means nothing.
+template <int code_bits>
 static inline void values_of(const SparseMatrix& m, std::uint64_t first, float* out) {
-    if (m.code_bits == 0) {
-        for (int i = 0; i < bunch; ++i) out[i] = m.values[first + i];
+    const std::uint16_t* words = m.words + first;
+    if (code_bits == 0) {
+        __builtin_memcpy(out, m.values + first, bunch * sizeof(float));
         return;
     }
-    const std::uint16_t* words = m.words + first;
 #if defined(__AVX512F__)
-    if (m.code_bits == 4) {
+    if (code_bits == 4) {
         const __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
-        _mm512_storeu_ps(out, _mm512_permutexvar_ps(w, _mm512_loadu_ps(m.book)));
+        _mm512_store_ps(out, _mm512_permutexvar_ps(w, _mm512_loadu_ps(m.book)));
         return;
     }
 #elif defined(__AVX2__)
-    if (m.code_bits == 4) {
+    if (code_bits == 4) {
         const __m256 low = _mm256_loadu_ps(m.book), high = _mm256_loadu_ps(m.book + 8);
         for (int i = 0; i < bunch; i += 8) {
             const __m256i w = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(words + i)));
             const __m256 upper = _mm256_castsi256_ps(_mm256_slli_epi32(w, 28));
-            _mm256_storeu_ps(out + i, _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, w), _mm256_permutevar8x32_ps(high, w), upper));
+            _mm256_store_ps(out + i, _mm256_blendv_ps(_mm256_permutevar8x32_ps(low, w), _mm256_permutevar8x32_ps(high, w), upper));
         }
         return;
     }
 #endif
     const unsigned mask = (1u << m.code_bits) - 1;
     for (int i = 0; i < bunch; ++i) out[i] = m.book[words[i] & mask];
+}
+
+// Where x begins for entries first to first + bunch: offsets[column], or column * stride.
+template <int code_bits, bool table>
+static inline void places_of(const SparseMatrix& m, std::uint64_t first, std::int32_t tile, const std::int32_t* offsets, std::int32_t stride, std::int32_t* out) {
+    const std::uint16_t* words = m.words + first;
+    const int shift = code_bits == any_bits ? static_cast<int>(m.code_bits) : code_bits;
+#if defined(__AVX512F__)
+    __m512i column = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
+    column = _mm512_add_epi32(_mm512_srl_epi32(column, _mm_cvtsi32_si128(shift)), _mm512_set1_epi32(tile));
+    _mm512_store_si512(out, table ? column : _mm512_mullo_epi32(column, _mm512_set1_epi32(stride)));
+#elif defined(__AVX2__)
+    for (int i = 0; i < bunch; i += 8) {
+        __m256i column = _mm256_cvtepu16_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(words + i)));
+        column = _mm256_add_epi32(_mm256_srl_epi32(column, _mm_cvtsi32_si128(shift)), _mm256_set1_epi32(tile));
+        _mm256_store_si256(reinterpret_cast<__m256i*>(out + i), table ? column : _mm256_mullo_epi32(column, _mm256_set1_epi32(stride)));
+    }
+#else
+    for (int i = 0; i < bunch; ++i) out[i] = (tile + (words[i] >> shift)) * (table ? 1 : stride);
+#endif
+    if (table)
+        for (int i = 0; i < bunch; ++i) out[i] = offsets[out[i]];
 }
 
 // ---- one vector: dot products of rows
@@ -83,8 +107,8 @@ static inline void dot_run(const SparseMatrix& m, std::uint64_t first, std::uint
 #elif defined(__AVX2__)
     __m256 low = _mm256_loadu_ps(chain), high = _mm256_loadu_ps(chain + 8);
     for (; i + bunch <= count; i += bunch) {
-        float value[bunch];
-        values_of(m, first + i, value);
+        alignas(32) float value[bunch];
+        values_of<(code_bits > 4 ? any_bits : code_bits)>(m, first + i, value);
         low = _mm256_fmadd_ps(_mm256_loadu_ps(value), _mm256_set_m128(four_taken<code_bits>(words + i + 4, x), four_taken<code_bits>(words + i, x)), low);
         high = _mm256_fmadd_ps(_mm256_loadu_ps(value + 8), _mm256_set_m128(four_taken<code_bits>(words + i + 12, x), four_taken<code_bits>(words + i + 8, x)), high);
     }
@@ -126,27 +150,18 @@ static void dot(const SparseMatrix& m, std::uint64_t block, const float* x, floa
 
 // ---- many lanes: each entry is broadcast over neighbouring samples or pixels
 
-static inline void places_of(const SparseMatrix& m, std::uint64_t first, std::int32_t base, const std::int32_t* offsets, std::int32_t stride, std::int32_t* out) {
-    const std::uint16_t* words = m.words + first;
-    const unsigned shift = static_cast<unsigned>(m.code_bits);
-    if (offsets != nullptr)
-        for (int i = 0; i < bunch; ++i) out[i] = offsets[base + (words[i] >> shift)];
-    else
-        for (int i = 0; i < bunch; ++i) out[i] = (base + (words[i] >> shift)) * stride;
-}
-
-template <int vectors>
+template <int vectors, int code_bits, bool table>
 static void multiply_block(const SparseMatrix& m, std::uint64_t block, const float* x, const std::int32_t* offsets, float* sums) {
     constexpr int chains = vectors >= 4 ? 1 : 4 / vectors;
     constexpr std::uint64_t lanes = vectors * width;
     const std::uint64_t rows = m.block_rows(block), tiles = m.tiles();
     const std::uint16_t* counts = m.counts + block * tiles * m.row_block;
     std::uint64_t next = m.starts[block];
-    float value[bunch];
-    std::int32_t place[bunch];
+    alignas(64) float value[bunch];
+    alignas(64) std::int32_t place[bunch];
     for (std::uint64_t i = 0; i < rows * lanes; ++i) sums[i] = 0;
     for (std::uint64_t t = 0; t < tiles; ++t, counts += m.row_block) {
-        const auto base = static_cast<std::int32_t>(t * m.tile);
+        const auto tile = static_cast<std::int32_t>(t * m.tile);
         for (std::uint64_t r = 0; r < rows; ++r) {
             std::uint64_t left = counts[r];
             if (left == 0) continue;
@@ -154,9 +169,9 @@ static void multiply_block(const SparseMatrix& m, std::uint64_t block, const flo
             for (int v = 0; v < vectors; ++v) sum[0][v] = load(sums + r * lanes + v * width);
             for (int c = 1; c < chains; ++c)
                 for (int v = 0; v < vectors; ++v) sum[c][v] = Lanes{};
-            for (; left > 0;) {
-                places_of(m, next, base, offsets, static_cast<std::int32_t>(lanes), place);
-                values_of(m, next, value);
+            while (left > 0) {
+                places_of<code_bits, table>(m, next, tile, offsets, static_cast<std::int32_t>(lanes), place);
+                values_of<code_bits>(m, next, value);
                 const int n = left < bunch ? static_cast<int>(left) : bunch;
                 int i = 0;
                 for (; i + chains <= n; i += chains)
@@ -167,8 +182,8 @@ static void multiply_block(const SparseMatrix& m, std::uint64_t block, const flo
                     }
                 for (int c = 0; i < n; ++i, ++c)
                     for (int v = 0; v < vectors; ++v) sum[c][v] += all(value[i]) * load(x + place[i] + v * width);
-                next += n;
-                left -= n;
+                next += static_cast<std::uint64_t>(n);
+                left -= static_cast<std::uint64_t>(n);
             }
             for (int v = 0; v < vectors; ++v) {
                 Lanes total = sum[0][v];
@@ -180,12 +195,24 @@ static void multiply_block(const SparseMatrix& m, std::uint64_t block, const flo
     }
 }
 
+template <int vectors>
+static void multiply_some(const SparseMatrix& m, std::uint64_t block, const float* x, const std::int32_t* offsets, float* sums) {
+    if (offsets == nullptr) {
+        if (m.code_bits == 0) return multiply_block<vectors, 0, false>(m, block, x, offsets, sums);
+        if (m.code_bits == 4) return multiply_block<vectors, 4, false>(m, block, x, offsets, sums);
+        return multiply_block<vectors, any_bits, false>(m, block, x, offsets, sums);
+    }
+    if (m.code_bits == 0) return multiply_block<vectors, 0, true>(m, block, x, offsets, sums);
+    if (m.code_bits == 4) return multiply_block<vectors, 4, true>(m, block, x, offsets, sums);
+    return multiply_block<vectors, any_bits, true>(m, block, x, offsets, sums);
+}
+
 static void multiply(const SparseMatrix& m, std::uint64_t block, const float* x, const std::int32_t* offsets, int vectors, float* sums) {
     switch (vectors) {
-        case 1: return multiply_block<1>(m, block, x, offsets, sums);
-        case 2: return multiply_block<2>(m, block, x, offsets, sums);
-        case 4: return multiply_block<4>(m, block, x, offsets, sums);
-        default: return multiply_block<8>(m, block, x, offsets, sums);
+        case 1: return multiply_some<1>(m, block, x, offsets, sums);
+        case 2: return multiply_some<2>(m, block, x, offsets, sums);
+        case 4: return multiply_some<4>(m, block, x, offsets, sums);
+        default: return multiply_some<8>(m, block, x, offsets, sums);
     }
 }
 
@@ -253,7 +280,7 @@ static void transpose(const float* in, std::size_t rows, std::size_t columns, st
 
 // ---- dense codes
 
-// 16 values for the codes in the low bits of 16 words.
+// Sixteen lanes of sums, whatever the width of a vector.
 struct Sixteen {
 #if defined(__AVX512F__)
     __m512 sum = _mm512_setzero_ps();
@@ -263,44 +290,6 @@ struct Sixteen {
     float sum[16] = {};
 #endif
 };
-
-// sum[l] += book[word[l] >> shift & 15] * x[l], or, for affine, the signed byte instead of the centroid.
-template <int bits, bool affine>
-static inline void add_codes(Sixteen& s, const std::uint8_t* group, int shift, const float* book, const float* x) {
-#if defined(__AVX512F__)
-    const __m512i words = _mm512_srl_epi32(_mm512_loadu_si512(group), _mm_cvtsi32_si128(shift));
-    __m512 value;
-    if (affine)
-        value = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, 24), 24));
-    else if (bits == 8)
-        value = _mm512_i32gather_ps(_mm512_and_si512(words, _mm512_set1_epi32(255)), book, 4);
-    else
-        value = _mm512_permutexvar_ps(words, _mm512_loadu_ps(book));
-    s.sum = _mm512_fmadd_ps(value, _mm512_loadu_ps(x), s.sum);
-#elif defined(__AVX2__)
-    for (int half = 0; half < 2; ++half) {
-        const __m256i words = _mm256_srl_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 32 * half)), _mm_cvtsi32_si128(shift));
-        __m256 value;
-        if (affine)
-            value = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(words, 24), 24));
-        else if (bits == 8)
-            value = _mm256_i32gather_ps(book, _mm256_and_si256(words, _mm256_set1_epi32(255)), 4);
-        else
-            value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(_mm256_loadu_ps(book), words), _mm256_permutevar8x32_ps(_mm256_loadu_ps(book + 8), words),
-                                     _mm256_castsi256_ps(_mm256_slli_epi32(words, 28)));
-        __m256& sum = half == 0 ? s.low : s.high;
-        sum = _mm256_fmadd_ps(value, _mm256_loadu_ps(x + 8 * half), sum);
-    }
-#else
-    for (int l = 0; l < 16; ++l) {
-        std::uint32_t word;
-        __builtin_memcpy(&word, group + 4 * l, 4);
-        word >>= shift;
-        const float value = affine ? static_cast<float>(static_cast<std::int8_t>(word & 255)) : book[word & ((1u << bits) - 1)];
-        s.sum[l] = s.sum[l] + value * x[l];
-    }
-#endif
-}
 
 static inline float folded(const Sixteen& s) {
     float chain[16];
@@ -315,6 +304,57 @@ static inline float folded(const Sixteen& s) {
     return folded(chain);
 }
 
+// s[k % 2].lane += value of the lane's k-th code * x[16 k + lane], for all codes of a group.
+// For affine ones a value is the signed byte, else the centroid.
+template <int bits, bool affine>
+static inline void add_group(Sixteen* s, const std::uint8_t* group, const float* book, const float* x) {
+    constexpr int codes = 32 / bits;
+#if defined(__AVX512F__)
+    const __m512i words = _mm512_loadu_si512(group);
+    const __m512 centroids = _mm512_loadu_ps(affine ? x : book);
+#pragma GCC unroll 32
+    for (int k = 0; k < codes; ++k) {
+        const __m512i shifted = _mm512_srli_epi32(words, static_cast<unsigned>(k * bits));
+        __m512 value;
+        if (affine)
+            value = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, static_cast<unsigned>(24 - 8 * k)), 24));
+        else if (bits == 8)
+            value = _mm512_i32gather_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)), book, 4);
+        else
+            value = _mm512_permutexvar_ps(shifted, centroids);
+        s[k % 2].sum = _mm512_fmadd_ps(value, _mm512_loadu_ps(x + 16 * k), s[k % 2].sum);
+    }
+#elif defined(__AVX2__)
+    const __m256 lower = _mm256_loadu_ps(affine ? x : book), upper = _mm256_loadu_ps(affine ? x : book + 8);
+    for (int half = 0; half < 2; ++half) {
+        const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 32 * half));
+#pragma GCC unroll 32
+        for (int k = 0; k < codes; ++k) {
+            const __m256i shifted = _mm256_srli_epi32(words, k * bits);
+            __m256 value;
+            if (affine)
+                value = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(words, 24 - 8 * k), 24));
+            else if (bits == 8)
+                value = _mm256_i32gather_ps(book, _mm256_and_si256(shifted, _mm256_set1_epi32(255)), 4);
+            else
+                value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(lower, shifted), _mm256_permutevar8x32_ps(upper, shifted),
+                                         _mm256_castsi256_ps(_mm256_slli_epi32(shifted, 28)));
+            __m256& sum = half == 0 ? s[k % 2].low : s[k % 2].high;
+            sum = _mm256_fmadd_ps(value, _mm256_loadu_ps(x + 16 * k + 8 * half), sum);
+        }
+    }
+#else
+    for (int k = 0; k < codes; ++k)
+        for (int l = 0; l < 16; ++l) {
+            std::uint32_t word;
+            __builtin_memcpy(&word, group + 4 * l, 4);
+            word >>= k * bits;
+            const float value = affine ? static_cast<float>(static_cast<std::int8_t>(word & 255)) : book[word & ((1u << bits) - 1)];
+            s[k % 2].sum[l] = s[k % 2].sum[l] + value * x[16 * k + l];
+        }
+#endif
+}
+
 // Two rows at a time share the loads of x; two sums a row hide the latency of an addition.
 template <int bits, bool affine>
 static void codes_rows(const CodeMatrix& m, std::uint64_t first, std::uint64_t count, const float* x, float* out) {
@@ -323,17 +363,13 @@ static void codes_rows(const CodeMatrix& m, std::uint64_t first, std::uint64_t c
         const bool pair = r + 1 < count;
         const std::uint8_t* a = m.codes + (first + r) * groups * 64;
         const std::uint8_t* b = pair ? a + groups * 64 : a;
-        Sixteen sums[2][2];
-        for (std::uint64_t g = 0; g < groups; ++g)
-            for (int k = 0; k < 32 / bits; ++k) {
-                const float* at = x + g * (512 / bits) + 16 * static_cast<std::uint64_t>(k);
-                add_codes<bits, affine>(sums[0][k % 2], a + g * 64, k * bits, m.book, at);
-                add_codes<bits, affine>(sums[1][k % 2], b + g * 64, k * bits, m.book, at);
-            }
-        for (std::uint64_t i = 0; i < (pair ? 2u : 1u); ++i) {
-            const float total = folded(sums[i][0]) + folded(sums[i][1]);
-            out[r + i] = affine ? total * m.scales[first + r + i] : total;
+        Sixteen one[2], two[2];
+        for (std::uint64_t g = 0; g < groups; ++g) {
+            add_group<bits, affine>(one, a + g * 64, m.book, x + g * (512 / bits));
+            add_group<bits, affine>(two, b + g * 64, m.book, x + g * (512 / bits));
         }
+        const float sums[2] = {folded(one[0]) + folded(one[1]), folded(two[0]) + folded(two[1])};
+        for (std::uint64_t i = 0; i < (pair ? 2u : 1u); ++i) out[r + i] = affine ? sums[i] * m.scales[first + r + i] : sums[i];
     }
 }
 
