@@ -115,3 +115,117 @@ def mark_above(
     numbers: NDArray[float32 | float64], key: int, ties: int, out: NDArray[bool_]
 ) -> int:
     """Mark the greater keys, and the first `ties` equal ones; how many ties are left."""
+
+def isa_names() -> list[str]:
+    """Instruction sets that this build and this processor have, widest first."""
+
+def isa() -> str:
+    """The instruction set whose kernels run."""
+
+def force_isa(name: str) -> None:
+    """Run the kernels of this instruction set; "" = the widest. ValueError: there is none."""
+
+def threads_kind() -> str:
+    """What shares work among threads: "openmp", the runtime that torch loaded, or "threads"."""
+
+def sparse_bytes(
+    rows: int, columns: int, row_block: int, tile: int, code_bits: int, entries: int
+) -> int:
+    """Bytes of a sparse matrix. ValueError: it cannot be represented."""
+
+def sparse_pack(
+    rows: int,
+    columns: int,
+    row_block: int,
+    tile: int,
+    code_bits: int,
+    positions: NDArray[int64],
+    codes: NDArray[uint16],
+    book: NDArray[float32],
+    values: NDArray[float32],
+    out: NDArray[uint8],
+) -> None:
+    """Fill `out` with a sparse matrix. ValueError: the parts do not fit each other."""
+
+def sparse_check(weights: NDArray[uint8]) -> None:
+    """ValueError: a count or a column of a sparse matrix is wrong."""
+
+def sparse_shape(weights: int, size: int) -> tuple[int, int, int, int, int, int]:
+    """rows, columns, row_block, tile, code_bits, entries of the sparse matrix at an address."""
+
+def sparse_dense(weights: int, size: int, out: int) -> None:
+    """Write the entries of a sparse matrix into zeros."""
+
+def sparse_linear(
+    weights: int,
+    size: int,
+    x: int,
+    batch: int,
+    out: int,
+    scale: int,
+    bias: int,
+    activation: int,
+    threads: int,
+) -> None:
+    """out = activation((x @ weights.T) * scale + bias), all of them addresses; 0 = none."""
+
+def sparse_rows(weights: int, size: int, ids: int, count: int, out: int, threads: int) -> None:
+    """out = rows of a matrix with blocks of one row. IndexError: an id that is none."""
+
+def sparse_convolution(
+    weights: int,
+    size: int,
+    x: int,
+    images: int,
+    channels: int,
+    height: int,
+    width: int,
+    kernel_y: int,
+    kernel_x: int,
+    stride_y: int,
+    stride_x: int,
+    padding_y: int,
+    padding_x: int,
+    dilation_y: int,
+    dilation_x: int,
+    out: int,
+    scale: int,
+    bias: int,
+    activation: int,
+    threads: int,
+    /,
+) -> None:
+    """out = activation(conv2d(x, weights) * scale + bias), tensors by address; 0 = none."""
+
+def codes_bytes(rows: int, columns: int, bits: int, affine: bool) -> int:
+    """Bytes of a matrix of codes. ValueError: it cannot be represented."""
+
+def codes_pack(
+    rows: int,
+    columns: int,
+    bits: int,
+    affine: bool,
+    codes: NDArray[uint16],
+    table: NDArray[float32],
+    out: NDArray[uint8],
+) -> None:
+    """Fill `out` with a matrix of codes; `table` is the codebook, or each row's scale."""
+
+def codes_dense(weights: int, size: int, out: int) -> None:
+    """Write all values of a matrix of codes."""
+
+def codes_linear(
+    weights: int,
+    size: int,
+    x: int,
+    batch: int,
+    out: int,
+    scale: int,
+    bias: int,
+    activation: int,
+    threads: int,
+) -> None:
+    """As `sparse_linear`, for a matrix of codes."""
+
+def activate(values: int, count: int, activation: int) -> None:
+    """values = activation(values), at an address."""

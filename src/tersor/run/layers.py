@@ -1,0 +1,275 @@
+"""Layers whose weights lie in kernel storage: they take the place of torch's in a deployed model."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from tersor import _native
+from tersor.core.errors import ConfigError
+from tersor.run import operators
+from tersor.run.operators import ACTIVATIONS, Activation, Matrix
+
+
+class Deployed(nn.Module):
+    """A layer that only infers. Its `weight` is made anew, dense, each time it is asked for.
+
+    Args:
+        name: qualified name of the layer that it replaces, for messages.
+        kernel: what runs it, as the plan says it.
+    """
+
+    def __init__(self, name: str, kernel: str) -> None:
+        super().__init__()
+        self.name = name
+        self.kernel = kernel
+        self.training = False
+
+    def train(self, mode: bool = True) -> Deployed:
+        """Raises ConfigError for True: a deployed layer has no weights that could be trained."""
+        if mode:
+            raise ConfigError(
+                f"{self.name}: a deployed layer cannot be trained; train the plain model and "
+                "deploy it again"
+            )
+        return self
+
+    @property
+    def weight_bytes(self) -> int:
+        """Bytes of memory of the weights, without scale and bias."""
+        return sum(b.numel() * b.element_size() for n, b in self.named_buffers() if "packed" in n)
+
+    def _located(self, error: ConfigError) -> ConfigError:
+        return ConfigError(f"{self.name}: {error}")
+
+
+class DeployedLinear(Deployed):
+    """activation((x @ weight.T) * scale + bias), the weight being sparse or of few values.
+
+    Shapes: (*, in_features) -> (*, out_features).
+
+    Args:
+        matrix: how `packed` is laid out.
+        packed: bytes of the weight, from `pack_sparse`, `pack_codes` or `pack_integers`.
+        out_features, in_features: sides of the weight.
+        scale, bias: (out_features,) or None.
+    """
+
+    packed: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        name: str,
+        kernel: str,
+        matrix: Matrix,
+        packed: Tensor,
+        out_features: int,
+        in_features: int,
+        *,
+        scale: Tensor | None = None,
+        bias: Tensor | None = None,
+        activation: Activation = "none",
+    ) -> None:
+        super().__init__(name, kernel)
+        self.matrix: Matrix = matrix
+        self.out_features, self.in_features = out_features, in_features
+        self.activation = activation
+        self._activation = ACTIVATIONS.index(activation)
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", _vector(scale))
+        self.register_buffer("bias", _vector(bias))
+
+    @property
+    def weight(self) -> Tensor:
+        """(out_features, in_features), made from the storage."""
+        return dense_of(self.matrix, self.packed, self.out_features, self.in_features)
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return operators.linear(
+                self.matrix,
+                x,
+                self.packed,
+                self.out_features,
+                self.in_features,
+                self.scale,
+                self.bias,
+                self._activation,
+            )
+        except ConfigError as error:
+            raise self._located(error) from None
+
+    def extra_repr(self) -> str:
+        return (
+            f"in_features={self.in_features}, out_features={self.out_features}, "
+            f"bias={self.bias is not None}, kernel={self.kernel}, activation={self.activation}"
+        )
+
+
+class DeployedConv2d(Deployed):
+    """activation(conv2d(x, weight) * scale + bias) with a sparse weight; zeros around the image.
+
+    Shapes: (N, C, H, W) -> (N, out_channels, H', W'), and without N.
+
+    Args:
+        packed: bytes of the weight, (out_channels, C * kernel height * kernel width).
+        groups: of the layer that it replaces; in `packed` the other groups' weights are zero.
+    """
+
+    packed: Tensor
+    scale: Tensor | None
+    bias: Tensor | None
+
+    def __init__(
+        self,
+        name: str,
+        kernel: str,
+        packed: Tensor,
+        layer: nn.Conv2d,
+        *,
+        padding: tuple[int, int],
+        scale: Tensor | None = None,
+        bias: Tensor | None = None,
+        activation: Activation = "none",
+    ) -> None:
+        super().__init__(name, kernel)
+        self.out_channels, self.in_channels = layer.out_channels, layer.in_channels
+        self.kernel_size = (layer.kernel_size[0], layer.kernel_size[1])
+        self.stride = (layer.stride[0], layer.stride[1])
+        self.dilation = (layer.dilation[0], layer.dilation[1])
+        self.padding = padding
+        self.groups = layer.groups
+        self.activation = activation
+        self._activation = ACTIVATIONS.index(activation)
+        self._columns = layer.in_channels * self.kernel_size[0] * self.kernel_size[1]
+        self.register_buffer("packed", packed)
+        self.register_buffer("scale", _vector(scale))
+        self.register_buffer("bias", _vector(bias))
+
+    @property
+    def weight(self) -> Tensor:
+        """(out_channels, C / groups, kh, kw), made from the storage."""
+        full = dense_of("sparse", self.packed, self.out_channels, self._columns)
+        full = full.view(self.groups, self.out_channels // self.groups, self.groups, -1)
+        own = torch.stack([full[g, :, g] for g in range(self.groups)])
+        shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
+        return own.reshape(shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        try:
+            return operators.convolution(
+                x,
+                self.packed,
+                self.out_channels,
+                self._columns,
+                self.kernel_size,
+                self.stride,
+                self.padding,
+                self.dilation,
+                self.scale,
+                self.bias,
+                self._activation,
+            )
+        except ConfigError as error:
+            raise self._located(error) from None
+
+    def extra_repr(self) -> str:
+        return (
+            f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, "
+            f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
+            f"groups={self.groups}, kernel={self.kernel}, activation={self.activation}"
+        )
+
+
+class DeployedEmbedding(Deployed):
+    """Rows of a sparse table.
+
+    Shapes: ids (*) -> (*, embedding_dim).
+    """
+
+    packed: Tensor
+
+    def __init__(
+        self, name: str, kernel: str, packed: Tensor, num_embeddings: int, embedding_dim: int
+    ) -> None:
+        super().__init__(name, kernel)
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.register_buffer("packed", packed)
+
+    @property
+    def weight(self) -> Tensor:
+        """(num_embeddings, embedding_dim), made from the storage."""
+        return dense_of("sparse", self.packed, self.num_embeddings, self.embedding_dim)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        try:
+            return operators.rows_of(ids, self.packed, self.num_embeddings, self.embedding_dim)
+        except ConfigError as error:
+            raise self._located(error) from None
+
+    def extra_repr(self) -> str:
+        return f"{self.num_embeddings}, {self.embedding_dim}, kernel={self.kernel}"
+
+
+class CsrLinear(Deployed):
+    """x @ weight.T + bias by torch's own sparse rows with 32-bit indices.
+
+    Shapes: (*, in_features) -> (*, out_features).
+    """
+
+    packed_values: Tensor
+    packed_columns: Tensor
+    packed_starts: Tensor
+    bias: Tensor | None
+
+    def __init__(self, name: str, weight: Tensor, bias: Tensor | None) -> None:
+        super().__init__(name, "csr")
+        self.out_features, self.in_features = weight.shape
+        positions = weight.nonzero()
+        starts = torch.zeros(self.out_features + 1, dtype=torch.int32)
+        starts[1:] = positions[:, 0].bincount(minlength=self.out_features).cumsum(0)
+        self.register_buffer("packed_values", weight[positions[:, 0], positions[:, 1]])
+        self.register_buffer("packed_columns", positions[:, 1].to(torch.int32))
+        self.register_buffer("packed_starts", starts)
+        self.register_buffer("bias", _vector(bias))
+
+    @property
+    def weight(self) -> Tensor:
+        """(out_features, in_features), made from the storage."""
+        return self._rows().to_dense()
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.requires_grad and torch.is_grad_enabled():
+            raise self._located(ConfigError(operators._NO_GRADIENT))
+        if x.shape[-1:] != (self.in_features,):
+            text = f"input of shape {tuple(x.shape)}, expected (*, {self.in_features})"
+            raise self._located(ConfigError(text))
+        flat = x.reshape(-1, self.in_features)
+        out = (self._rows() @ flat.t()).t()
+        out = out if self.bias is None else out + self.bias
+        return out.reshape(*x.shape[:-1], self.out_features).contiguous()
+
+    def _rows(self) -> Tensor:
+        shape = (self.out_features, self.in_features)
+        return torch.sparse_csr_tensor(
+            self.packed_starts, self.packed_columns, self.packed_values, shape, check_invariants=False
+        )
+
+    def extra_repr(self) -> str:
+        return f"in_features={self.in_features}, out_features={self.out_features}, kernel=csr"
+
+
+def dense_of(matrix: Matrix, packed: Tensor, rows: int, columns: int) -> Tensor:
+    """The matrix that packed bytes stand for, (rows, columns)."""
+    out = torch.zeros(rows, columns)
+    unpack: dict[str, Any] = {"sparse": _native.sparse_dense, "codes": _native.codes_dense}
+    unpack[matrix](packed.data_ptr(), packed.numel(), out.data_ptr())
+    return out
+
+
+def _vector(values: Tensor | None) -> Tensor | None:
+    return None if values is None else values.detach().to(torch.float32).contiguous().clone()

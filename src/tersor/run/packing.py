@@ -1,0 +1,246 @@
+"""The values of a weight matrix, brought into the memory layout of a kernel."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from tersor import _native
+from tersor.core.errors import ConfigError
+
+_MOST_CODES = 256
+_NO_CODES = np.zeros(0, np.uint16)
+_NO_VALUES = np.zeros(0, np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Entries:
+    """The weights of a matrix that are not zero.
+
+    Args:
+        rows, columns: of the matrix.
+        positions: (entries,) row * columns + column, ascending.
+        codes, book: (entries,) and (size,): which one of the distinct values each entry is, of at
+            most 256; the book ascends. None = there are more, and `values` holds them.
+        values: (entries,) or None.
+    """
+
+    rows: int
+    columns: int
+    positions: NDArray[np.int64]
+    codes: NDArray[np.uint16] | None
+    book: NDArray[np.float32] | None
+    values: NDArray[np.float32] | None
+
+    @property
+    def density(self) -> float:
+        return len(self.positions) / (self.rows * self.columns)
+
+    def dense(self) -> Tensor:
+        """The matrix, (rows, columns)."""
+        out = np.zeros(self.rows * self.columns, np.float32)
+        if self.codes is not None and self.book is not None:
+            out[self.positions] = self.book[self.codes]
+        else:
+            out[self.positions] = self.values
+        return torch.from_numpy(out.reshape(self.rows, self.columns))
+
+    def spread(self, groups: int) -> Entries:
+        """The matrix of a grouped convolution as that of a full one, whose other weights are zero.
+
+        Row r belongs to group r // (rows / groups); its columns move there.
+        """
+        if groups == 1:
+            return self
+        row, column = np.divmod(self.positions, self.columns)
+        wide = self.columns * groups
+        group = row // (self.rows // groups)
+        return replace(self, columns=wide, positions=row * wide + group * self.columns + column)
+
+    def transposed(self) -> Entries:
+        """The matrix (columns, rows)."""
+        row, column = np.divmod(self.positions, self.columns)
+        positions = column * self.rows + row
+        order = np.argsort(positions, kind="stable")
+        return Entries(
+            self.columns,
+            self.rows,
+            positions[order],
+            None if self.codes is None else self.codes[order],
+            self.book,
+            None if self.values is None else self.values[order],
+        )
+
+    def some_rows(self, first: int, last: int) -> Entries:
+        """Rows first to last - 1."""
+        lower, upper = np.searchsorted(
+            self.positions, (first * self.columns, last * self.columns)
+        ).tolist()
+        return replace(
+            self,
+            rows=last - first,
+            positions=self.positions[lower:upper] - first * self.columns,
+            codes=None if self.codes is None else self.codes[lower:upper],
+            values=None if self.values is None else self.values[lower:upper],
+        )
+
+
+def entries_of(matrix: Tensor) -> Entries:
+    """The entries of a float32 matrix (rows, columns) on the CPU."""
+    flat = matrix.detach().contiguous().view(-1).numpy()
+    positions = np.flatnonzero(flat).astype(np.int64, copy=False)
+    return coded(matrix.shape[0], matrix.shape[1], positions, flat[positions])
+
+
+def coded(
+    rows: int, columns: int, positions: NDArray[np.int64], values: NDArray[np.float32]
+) -> Entries:
+    """Entries with a codebook where there are at most 256 distinct values, else as they are."""
+    book = _book(values)
+    if book is None:
+        return Entries(rows, columns, positions, None, None, values)
+    codes = np.searchsorted(book, values).astype(np.uint16)
+    return Entries(rows, columns, positions, codes, book, None)
+
+
+def _book(values: NDArray[np.float32]) -> NDArray[np.float32] | None:
+    """The distinct values, ascending, or None if there are too many or one is NaN."""
+    book = np.unique(values[:: max(1, len(values) // 4096)])
+    while len(book) <= _MOST_CODES and not np.isnan(book).any():
+        if len(book) == 0:
+            return np.zeros(1, np.float32)
+        nearest = np.minimum(np.searchsorted(book, values), len(book) - 1)
+        others = values[book[nearest] != values]
+        if len(others) == 0:
+            return book
+        # Some of those that were missed: all of them might be as many as there are weights.
+        book = np.union1d(book, others[:4096])
+    return None
+
+
+def pack_sparse(entries: Entries, *, tile: int, row_block: int | None = None) -> Tensor:
+    """A sparse matrix for the kernels, as bytes.
+
+    Args:
+        tile: columns that are worked on together, at most 32,768 and less with codes of more bits:
+            columns and codes share 16 bits.
+        row_block: rows of a block; None takes 16 blocks or more, of 8 to 128 rows.
+    """
+    bits = code_bits(entries)
+    if row_block is None:
+        row_block = 1 << min(7, max(3, (entries.rows // 16).bit_length() - 1))
+    rows, columns = entries.rows, entries.columns
+    size = _native.sparse_bytes(rows, columns, row_block, tile, bits, len(entries.positions))
+    out = torch.empty(size, dtype=torch.uint8)
+    _native.sparse_pack(
+        rows,
+        columns,
+        row_block,
+        tile,
+        bits,
+        entries.positions,
+        _NO_CODES if entries.codes is None else entries.codes,
+        _NO_VALUES if entries.book is None else entries.book,
+        _NO_VALUES if entries.values is None else entries.values,
+        out.numpy(),
+    )
+    return out
+
+
+def code_bits(entries: Entries) -> int:
+    """Bits of a code in a sparse matrix: 4 to 8, or 0 without a codebook."""
+    return 0 if entries.book is None else max(4, (len(entries.book) - 1).bit_length())
+
+
+def widest_tile(entries: Entries) -> int:
+    """The most columns of a tile that fit beside the codes."""
+    return min(32768, 65536 >> code_bits(entries))
+
+
+def pack_codes(entries: Entries) -> Tensor | None:
+    """A dense matrix of codes of 1, 2, 4 or 8 bits, as bytes; None if there are too many values.
+
+    Zero counts as a value where a weight is zero.
+    """
+    if entries.codes is None or entries.book is None:
+        return None
+    count = entries.rows * entries.columns
+    book, codes = entries.book, np.zeros(count, np.uint16)
+    if len(entries.positions) < count:
+        zero = int(np.searchsorted(book, 0.0))
+        book = np.insert(book, zero, 0.0)
+        codes[:] = zero
+        codes[entries.positions] = entries.codes + (entries.codes >= zero)
+    else:
+        codes[entries.positions] = entries.codes
+    if len(book) > _MOST_CODES:
+        return None
+    bits = next(b for b in (1, 2, 4, 8) if len(book) <= 1 << b)
+    return _packed_codes(entries, bits, False, codes, book.astype(np.float32))
+
+
+def pack_integers(entries: Entries) -> Tensor | None:
+    """A matrix of signed 8-bit integers with a scale for each row, as bytes.
+
+    None unless every weight is exactly integer * scale in float32: an affine grid around zero.
+    """
+    rows, columns = entries.rows, entries.columns
+    if entries.book is not None and entries.codes is not None:
+        values = entries.book[entries.codes]
+    else:
+        values = entries.values if entries.values is not None else _NO_VALUES
+    ends = np.searchsorted(entries.positions, np.arange(rows + 1, dtype=np.int64) * columns)
+    scales = np.ones(rows, np.float32)
+    codes = np.zeros(rows * columns, np.uint16)
+    for row in range(rows):
+        of_row = values[ends[row] : ends[row + 1]]
+        if len(of_row) == 0:
+            continue
+        grid = _grid(of_row)
+        if grid is None:
+            return None
+        scales[row], integers = grid
+        codes[entries.positions[ends[row] : ends[row + 1]]] = integers & 255
+    return _packed_codes(entries, 8, True, codes, scales)
+
+
+def _grid(values: NDArray[np.float32]) -> tuple[np.float32, NDArray[np.int64]] | None:
+    """The scale and the integers, -128 to 127, that give these values exactly."""
+    sides = np.unique(np.abs(values))
+    if not np.isfinite(sides).all():
+        return None
+    # The step is the least value divided by a small integer, and the largest one tells it best.
+    for divisor in range(1, 9):
+        steps = round(float(sides[-1]) / (float(sides[0]) / divisor))
+        if steps > 128:
+            return None
+        scale = np.float32(sides[-1] / np.float32(steps))
+        for candidate in (scale, np.nextafter(scale, np.float32(0)), np.nextafter(scale, sides[-1])):
+            integers = np.rint(values / candidate).astype(np.int64)
+            fits = integers.min() >= -128 and integers.max() <= 127
+            if fits and np.array_equal(integers.astype(np.float32) * candidate, values):
+                return candidate, integers
+    return None
+
+
+def _packed_codes(
+    entries: Entries,
+    bits: int,
+    affine: bool,
+    codes: NDArray[np.uint16],
+    table: NDArray[np.float32],
+) -> Tensor:
+    rows, columns = entries.rows, entries.columns
+    out = torch.empty(_native.codes_bytes(rows, columns, bits, affine), dtype=torch.uint8)
+    _native.codes_pack(rows, columns, bits, affine, codes, table, out.numpy())
+    return out
+
+
+def require_float32(weight: Tensor, name: str) -> None:
+    """Raise ConfigError unless the kernels can take this weight."""
+    if weight.dtype != torch.float32:
+        raise ConfigError(f"{name}: {weight.dtype}, expected torch.float32")
