@@ -1,10 +1,13 @@
 import math
+import weakref
+from functools import partial
 
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from tersor.prune.scoring import Lazily
 from tersor.prune.selection import highest, highest_of_all
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
@@ -55,6 +58,20 @@ def test_more_numbers_than_a_block_holds_and_all_of_them_alike():
     kept = highest(numbers, 1234)
     assert kept.sum() == 1234
     assert numbers[kept].min() > numbers[~kept].max()
+
+
+def test_no_two_tensors_are_held_at_once():
+    held = weakref.WeakSet()
+
+    def make(value):
+        assert not held
+        tensor = torch.full((3,), value)
+        held.add(tensor)
+        return tensor
+
+    numbers = Lazily({name: partial(make, value) for name, value in (("a", 1.0), ("b", 2.0))})
+    assert highest_of_all(numbers, 4) == {"a": 1, "b": 3}
+    assert highest_of_all(numbers, 6) == {"a": 3, "b": 3}
 
 
 def test_a_tensor_that_is_not_contiguous_is_read_in_logical_order():

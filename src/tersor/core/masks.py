@@ -64,7 +64,7 @@ class MaskSet(Mapping[str, Tensor]):
     @property
     def kept(self) -> int:
         """Weights that are kept."""
-        return sum(int(mask.sum()) for mask in self._masks.values())
+        return sum(int(mask.count_nonzero()) for mask in self._masks.values())
 
     @property
     def density(self) -> float:
@@ -79,7 +79,7 @@ class MaskSet(Mapping[str, Tensor]):
                 "kind": weight.kind,
                 "shape": "x".join(map(str, weight.shape)),
                 "weights": weight.parameter.numel(),
-                "kept": (kept := int(self[weight.name].sum())),
+                "kept": (kept := int(self[weight.name].count_nonzero())),
                 "density": kept / max(weight.parameter.numel(), 1),
             }
             for weight in weights

@@ -66,7 +66,7 @@ def global_(groups: Mapping[str, Groups], density: float) -> Counts:
     {'a': 1, 'b': 1}
     """
     scores = Lazily({name: partial(_scores, groups, name) for name in groups})
-    found = {name: (g.size, g.weights) for name, g in groups.items()}
+    found = {name: _sizes(groups[name]) for name in groups}
     budget = kept_count(sum(weights for _, weights in found.values()), density)
     return highest_of_all(scores, budget, {name: size for name, (size, _) in found.items()})
 
@@ -209,6 +209,11 @@ def _by_shape(
 
 def _budget(groups: Mapping[str, Groups], density: float) -> int:
     return kept_count(sum(g.weights for g in groups.values()), density)
+
+
+def _sizes(groups: Groups) -> tuple[int, int]:
+    """The weights of one group and of all; the scores are let go."""
+    return groups.size, groups.weights
 
 
 def _scores(groups: Mapping[str, Groups], name: str) -> Tensor:

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 
+import torch
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
@@ -70,15 +71,23 @@ class Ranking:
         groups: Mapping[str, Groups] = Lazily(makers)
         if sum(unit.count * unit.size for unit in self.units) <= _SMALL:
             groups = dict(groups)  # made once, as they are looked at several times
-        alive = {name: _live(name, group.scores) for name, group in groups.items()}
+        found = {name: _live(name, groups[name].scores) for name in groups}
+        alive = {name: count for name, (count, _) in found.items()}
+        # Made before the scores come and go again: what is made beside one and stays, be it the
+        # few bytes of a tensor's head, leaves a place in which glibc fits no other score.
+        kept = {
+            unit.name: torch.empty(unit.count, dtype=torch.bool, device=found[unit.name][1])
+            for unit in self.units
+        }
         counts = _within(self._counts(groups, densities), alive, groups)
-        masks = {}
         for unit in self.units:
             count = counts[unit.name]
             if count == 0 and unit.count:
                 raise ConfigError(_empty(unit, densities))
-            kept = unit.spread(highest(groups[unit.name].scores, count))
-            for name, mask in kept.items():
+            kept[unit.name].copy_(highest(groups[unit.name].scores, count))
+        masks = {}
+        for unit in self.units:
+            for name, mask in unit.spread(kept.pop(unit.name)).items():
                 masks[name] = mask if before is None else mask & before[name].to(mask.device)
         return MaskSet(masks)
 
@@ -107,10 +116,11 @@ def _groups(unit: Unit, scores: Scores, before: MaskSet | None) -> Groups:
     return Groups(unit.gather(scores, before).detach(), unit.size, unit.shape)
 
 
-def _live(name: str, scores: Tensor) -> int:
+def _live(name: str, scores: Tensor) -> tuple[int, torch.device]:
+    """How many can be kept, and where the scores are."""
     if scores.numel() and scores.max().isnan():  # a NaN is the maximum of all that have one
         raise ConfigError(f"prune: the scores of {name!r} hold NaN, so they have no order")
-    return live(scores)
+    return live(scores), scores.device
 
 
 def _within(counts: Counts, live: Counts, groups: Mapping[str, Groups]) -> Counts:

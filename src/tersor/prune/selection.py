@@ -48,7 +48,7 @@ def highest_of_all(
     flat index, until the next one is too dear. So the choices for growing budgets are nested.
 
     Args:
-        numbers: by name; looked at several times, one tensor after the other.
+        numbers: by name; looked at several times, and no two are held at once.
         budget: what all that are taken may cost together.
         costs: of one number of each tensor; 1 without it, and then exactly `budget` are taken.
 
@@ -58,13 +58,12 @@ def highest_of_all(
     costs = costs or dict.fromkeys(numbers, 1)
     cut = _cut(numbers, budget, costs)
     if cut.key is None:
-        return {name: tensor.numel() for name, tensor in numbers.items()}
+        return {name: numbers[name].numel() for name in numbers}
     counts, left = {}, cut.left
-    for name, tensor in numbers.items():
-        found = [_native.count_above(block, cut.key) for block in _blocks(tensor, cut.dtype)]
-        ties = sum(equal for _, equal in found)
+    for name in numbers:
+        above, ties = _count_above(numbers[name], cut.key, cut.dtype)
         taken = min(ties, left // costs[name])
-        counts[name] = sum(above for above, _ in found) + taken
+        counts[name] = above + taken
         # What follows a tie that is too dear is not taken either.
         left = left - taken * costs[name] if taken == ties else 0
     return counts
@@ -106,14 +105,33 @@ def _cut(numbers: Mapping[str, Tensor], budget: int, costs: Mapping[str, int]) -
     prefix, left = 0, budget  # the leading digits of the cut, and what those above them leave
     for shift in range(bits - _DIGIT, -1, -_DIGIT):
         cost = np.zeros(1 << _DIGIT, np.int64)
-        for name, tensor in numbers.items():
-            for block in _blocks(tensor, dtype):
-                _native.add_digits(block, shift, prefix, costs[name], cost)
+        for name in numbers:
+            _add_digits(numbers[name], dtype, shift, prefix, costs[name], cost)
         paid, left = _native.pay(cost, left)
         if paid == 1 << _DIGIT:
             return _Cut(None, 0, dtype)
         prefix = (prefix << _DIGIT) | ((1 << _DIGIT) - 1 - paid)
     return _Cut(prefix - (1 << (bits - 1)), left, dtype)
+
+
+# One tensor a call: a loop over `numbers` would hold each while the next is made.
+
+
+def _add_digits(
+    numbers: Tensor,
+    dtype: torch.dtype,
+    shift: int,
+    prefix: int,
+    cost: int,
+    counts: NDArray[np.int64],
+) -> None:
+    for block in _blocks(numbers, dtype):
+        _native.add_digits(block, shift, prefix, cost, counts)
+
+
+def _count_above(numbers: Tensor, key: int, dtype: torch.dtype) -> tuple[int, int]:
+    found = [_native.count_above(block, key) for block in _blocks(numbers, dtype)]
+    return sum(above for above, _ in found), sum(ties for _, ties in found)
 
 
 def _blocks(
@@ -127,4 +145,4 @@ def _blocks(
 def _common(numbers: Mapping[str, Tensor]) -> torch.dtype:
     """float32 where it holds all numbers exactly, else float64."""
     exact = (torch.float32, torch.float16, torch.bfloat16, torch.bool)
-    return torch.float32 if all(t.dtype in exact for t in numbers.values()) else torch.float64
+    return torch.float32 if all(numbers[n].dtype in exact for n in numbers) else torch.float64
