@@ -3,13 +3,17 @@
 #include "binding.hpp"
 
 #include <nanobind/ndarray.h>
+#include <nanobind/stl/tuple.h>
+#include <nanobind/stl/vector.h>
 
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+#include <tuple>
 #include <vector>
 
 #include "linear.hpp"
+#include "recurrent.hpp"
 #include "threads.hpp"
 
 namespace nb = nanobind;
@@ -35,6 +39,9 @@ T* at(Address address) {
 
 Span<const std::uint8_t> bytes_at(Address address, std::size_t size) { return {at<const std::uint8_t>(address), size}; }
 
+// A layer of a chain: whether its weights are codes, where they are, scale, bias, activation.
+using ChainLink = std::tuple<bool, Address, std::size_t, Address, Address, int>;
+
 Finish finish_of(Address scale, Address bias, int activation) {
     if (activation < 0 || activation > static_cast<int>(Activation::silu))
         throw std::invalid_argument("activation " + std::to_string(activation));
@@ -51,6 +58,16 @@ SparseShape shape_of(std::size_t rows, std::size_t columns, std::size_t row_bloc
 CodeMatrix code_shape(std::size_t rows, std::size_t columns, std::size_t bits, bool affine) {
     CodeMatrix m;
     m.rows = rows, m.columns = columns, m.bits = bits, m.affine = affine ? 1 : 0;
+    return m;
+}
+
+PackedMatrix packed_view(Address weights, std::size_t size, bool coded) {
+    PackedMatrix m;
+    m.coded = coded;
+    if (coded)
+        m.codes = codes_view(bytes_at(weights, size));
+    else
+        m.sparse = sparse_view(bytes_at(weights, size));
     return m;
 }
 
@@ -128,6 +145,39 @@ void bind_kernels(nb::module_& m) {
     m.def("codes_linear", [](Address weights, std::size_t size, Address x, std::size_t batch, Address out, Address scale, Address bias, int activation, int threads) {
         nb::gil_scoped_release release;
         codes_linear(codes_view(bytes_at(weights, size)), at<const float>(x), batch, at<float>(out), finish_of(scale, bias, activation), threads);
+    });
+    m.def("recurrent", [](int cell, bool reverse, Address input, std::size_t input_size, bool input_coded, Address hidden, std::size_t hidden_size, bool hidden_coded,
+                          Address input_bias, Address hidden_bias, Address x, std::size_t steps, std::size_t batch, Address h, Address c, Address out,
+                          std::size_t stride, int threads) {
+        if (cell != 0 && cell != 1) throw std::invalid_argument("cell " + std::to_string(cell));
+        const Recurrence layer{static_cast<Cell>(cell), packed_view(input, input_size, input_coded), packed_view(hidden, hidden_size, hidden_coded),
+                               at<const float>(input_bias), at<const float>(hidden_bias), reverse};
+        nb::gil_scoped_release release;
+        recurrent(layer, at<const float>(x), steps, batch, at<float>(h), at<float>(c), at<float>(out), stride, threads);
+    });
+    m.def("linear_chain", [](const std::vector<ChainLink>& links, Address x, std::size_t batch, Address out, int threads) {
+        std::vector<LinearLayer> layers;
+        for (const auto& [coded, weights, size, scale, bias, activation] : links) {
+            LinearLayer layer;
+            layer.coded = coded;
+            if (coded)
+                layer.codes = codes_view(bytes_at(weights, size));
+            else
+                layer.sparse = sparse_view(bytes_at(weights, size));
+            layer.finish = finish_of(scale, bias, activation);
+            if (!layers.empty() && layers.back().rows() != layer.columns())
+                throw std::invalid_argument("a layer of " + std::to_string(layer.columns()) + " columns behind one of " +
+                                            std::to_string(layers.back().rows()) + " rows");
+            layers.push_back(layer);
+        }
+        nb::gil_scoped_release release;
+        linear_chain(layers.data(), layers.size(), at<const float>(x), batch, at<float>(out), threads);
+    });
+    m.def("max_pool", [](Address x, std::size_t planes, std::size_t height, std::size_t width, std::size_t kernel_y, std::size_t kernel_x, std::size_t stride_y,
+                         std::size_t stride_x, std::size_t padding_y, std::size_t padding_x, Address out, int threads) {
+        const Pooling p{planes, height, width, {kernel_y, kernel_x}, {stride_y, stride_x}, {padding_y, padding_x}};
+        nb::gil_scoped_release release;
+        max_pool(p, at<const float>(x), at<float>(out), threads);
     });
     m.def("activate", [](Address values, std::size_t count, int activation) {
         kernels().finish(at<float>(values), count, 1.0f, 0.0f, finish_of(0, 0, activation).activation);

@@ -170,7 +170,7 @@ void sparse_convolution(const SparseMatrix& m, const Convolution& shape, const f
     if (each > INT32_MAX) throw std::invalid_argument("a padded image of " + std::to_string(each) + " values, expected below 2^31");
     const std::size_t at_once = std::min(shape.images, std::max<std::size_t>(1, most / each));
     const std::size_t work = m.entries * c.y.out * c.x.out * at_once;
-    if (work < 40000) threads = 1;
+    if (work < least_for_threads) threads = 1;
     for (std::size_t n = 0; n < shape.images; n += at_once) {
         c.images = std::min(at_once, shape.images - n);
         some_images(m, c, x + n * shape.channels * shape.height * shape.width, out + n * m.rows * c.y.out * c.x.out, f, threads);

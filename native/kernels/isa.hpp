@@ -14,6 +14,21 @@ enum class Activation : int { none = 0, relu = 1, gelu = 2, gelu_tanh = 3, silu 
 // At most this many vectors are worked on at once: the widest pass has `width * most_vectors` lanes.
 constexpr int most_vectors = 8;
 
+// One step's sums of a recurrent layer, and its state: rows of `lanes` floats. Gate q of row r begins
+// at x + q * x_gate + r * x_row, and likewise in h. x, h, cell and state may be read up to a vector
+// past the end of a row.
+struct GateRows {
+    std::size_t rows, lanes;
+    const float* x;  // of the input, with biases
+    std::size_t x_gate, x_row;
+    const float* h;  // of the state
+    std::size_t h_gate, h_row;
+    float *cell, *state;
+    std::size_t row;
+    const float* bias;   // added to GRU's third sum of the state; null = 0
+    bool bias_each_row;  // one for each row, else one for each lane
+};
+
 struct Kernels {
     const char* name;
     int width;  // floats of a vector
@@ -44,6 +59,10 @@ struct Kernels {
 
     void (*sigmoid)(float* v, std::size_t n);
     void (*tanh)(float* v, std::size_t n);
+
+    // The next cell and state, as recurrent.hpp says.
+    void (*lstm_gates)(const GateRows&);
+    void (*gru_gates)(const GateRows&);
 };
 
 // The loops of the widest instruction set that this processor has, or of the one that was forced.

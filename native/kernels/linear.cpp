@@ -8,9 +8,6 @@
 namespace tersor {
 namespace {
 
-// Below so many multiplications another thread costs more than it saves.
-constexpr std::size_t least_for_threads = 40000;
-
 int threads_for(std::size_t multiplications, int threads) {
     return multiplications < least_for_threads ? 1 : threads;
 }
@@ -112,6 +109,19 @@ void codes_linear(const CodeMatrix& m, const float* x, std::size_t batch, float*
             finish_row(k, to, first, rows, f);
         }
     });
+}
+
+void linear_chain(const LinearLayer* layers, std::size_t count, const float* x, std::size_t batch, float* out, int threads) {
+    const float* from = x;
+    for (std::size_t i = 0; i < count; ++i) {
+        const LinearLayer& layer = layers[i];
+        float* to = i + 1 == count ? out : scratch(3 + static_cast<int>(i % 2), batch * layer.rows());
+        if (layer.coded)
+            codes_linear(layer.codes, from, batch, to, layer.finish, threads);
+        else
+            sparse_linear(layer.sparse, from, batch, to, layer.finish, threads);
+        from = to;
+    }
 }
 
 void sparse_rows(const SparseMatrix& m, const std::int64_t* ids, std::size_t count, float* out, int threads) {

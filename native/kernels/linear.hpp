@@ -20,6 +20,23 @@ struct Finish {
 // Up to so many samples are multiplied one by one: more are put side by side first.
 constexpr std::size_t most_single = 4;
 
+// Below so many multiplications another thread costs more than it saves.
+constexpr std::size_t least_for_threads = 40000;
+
+// One of several layers of which each takes what the one before gives.
+struct LinearLayer {
+    SparseMatrix sparse;
+    CodeMatrix codes;
+    bool coded = false;  // `codes` hold the weights, not `sparse`
+    Finish finish;
+
+    std::size_t rows() const { return coded ? codes.rows : sparse.rows; }
+    std::size_t columns() const { return coded ? codes.columns : sparse.columns; }
+};
+
+// out (batch, rows of the last) = the layers, one after another, applied to x (batch, columns of the first).
+void linear_chain(const LinearLayer* layers, std::size_t count, const float* x, std::size_t batch, float* out, int threads);
+
 // out (batch, rows) = finish(x (batch, columns) times the matrix's rows).
 void sparse_linear(const SparseMatrix& matrix, const float* x, std::size_t batch, float* out,
                    const Finish& finish, int threads);
@@ -45,5 +62,18 @@ struct Convolution {
 // The kernel must fit into the padded image. Throws std::invalid_argument: an image of 2^31 values.
 void sparse_convolution(const SparseMatrix& matrix, const Convolution& shape, const float* x, float* out,
                         const Finish& finish, int threads);
+
+struct Pooling {
+    std::size_t planes, height, width;
+    std::size_t kernel[2], stride[2], padding[2];
+
+    std::size_t out_side(int axis) const {
+        return ((axis == 0 ? height : width) + 2 * padding[axis] - kernel[axis]) / stride[axis] + 1;
+    }
+};
+
+// out (planes, *out sides) = the largest value of each window of x (planes, height, width).
+// The kernel must fit into the padded plane.
+void max_pool(const Pooling& shape, const float* x, float* out, int threads);
 
 }  // namespace tersor

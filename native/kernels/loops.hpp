@@ -383,4 +383,6 @@ static void codes_dot(const CodeMatrix& m, std::uint64_t first, std::uint64_t co
     }
 }
 
-extern const Kernels table = {isa_name, width, dot, multiply, finish, finish_each, transpose, codes_dot, sigmoid, tanh_of};
+#include "gates.hpp"
+
+extern const Kernels table = {isa_name, width, dot, multiply, finish, finish_each, transpose, codes_dot, sigmoid, tanh_of, lstm_gates, gru_gates};

@@ -193,7 +193,6 @@ def sparse_convolution(
     bias: int,
     activation: int,
     threads: int,
-    /,
 ) -> None:
     """out = activation(conv2d(x, weights) * scale + bias), tensors by address; 0 = none."""
 
@@ -226,6 +225,57 @@ def codes_linear(
     threads: int,
 ) -> None:
     """As `sparse_linear`, for a matrix of codes."""
+
+def recurrent(
+    cell: int,
+    reverse: bool,
+    input: int,
+    input_size: int,
+    input_coded: bool,
+    hidden: int,
+    hidden_size: int,
+    hidden_coded: bool,
+    input_bias: int,
+    hidden_bias: int,
+    x: int,
+    steps: int,
+    batch: int,
+    h: int,
+    c: int,
+    out: int,
+    stride: int,
+    threads: int,
+) -> None:
+    """One layer and direction of an LSTM (cell 0) or GRU (1), tensors by address; 0 = none.
+
+    x (steps, batch, inputs) -> out, whose samples are `stride` floats apart; h and c (batch,
+    hidden) become the state after the last step. ValueError: matrices of other sides.
+    """
+
+def linear_chain(
+    links: list[tuple[bool, int, int, int, int, int]],
+    x: int,
+    batch: int,
+    out: int,
+    threads: int,
+) -> None:
+    """Layers one after another: (coded, weights, size, scale, bias, activation) each."""
+
+def max_pool(
+    x: int,
+    planes: int,
+    height: int,
+    width: int,
+    kernel_y: int,
+    kernel_x: int,
+    stride_y: int,
+    stride_x: int,
+    padding_y: int,
+    padding_x: int,
+    out: int,
+    threads: int,
+) -> None:
+    """out = the largest value of each window of each plane."""
 
 def activate(values: int, count: int, activation: int) -> None:
     """values = activation(values), at an address."""

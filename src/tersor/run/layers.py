@@ -1,7 +1,9 @@
-"""Layers whose weights lie in kernel storage: they take the place of torch's in a deployed model."""
+"""Layers whose weights lie in kernel storage, in the place of torch's."""
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -10,7 +12,14 @@ from torch import Tensor, nn
 from tersor import _native
 from tersor.core.errors import ConfigError
 from tersor.run import operators
-from tersor.run.operators import ACTIVATIONS, Activation, Matrix
+from tersor.run.operators import (
+    ACTIVATIONS,
+    Activation,
+    Call,
+    Matrix,
+    refuse_gradient,
+    traced,
+)
 
 
 class Deployed(nn.Module):
@@ -26,6 +35,19 @@ class Deployed(nn.Module):
         self.name = name
         self.kernel = kernel
         self.training = False
+        self._prepared: Any = None  # what a call needs of the tensors, made by the first one
+
+    def __getstate__(self) -> dict[str, Any]:
+        return self.__dict__ | {"_prepared": None}  # a copy has tensors of its own
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Deployed:
+        self._prepared = None
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        return self
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        self._prepared = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def train(self, mode: bool = True) -> Deployed:
         """Raises ConfigError for True: a deployed layer has no weights that could be trained."""
@@ -88,20 +110,27 @@ class DeployedLinear(Deployed):
         """(out_features, in_features), made from the storage."""
         return dense_of(self.matrix, self.packed, self.out_features, self.in_features)
 
+    def call(self) -> Call:
+        """The layer by the addresses of its tensors."""
+        return Call.of(*self._arguments())
+
     def forward(self, x: Tensor) -> Tensor:
+        if traced(x):
+            matrix, *rest = self._arguments()
+            return getattr(torch.ops.tersor, f"{matrix}_linear")(x, *rest)  # type: ignore[no-any-return]
+        if self._prepared is None:
+            self._prepared = self.call()
         try:
-            return operators.linear(
-                self.matrix,
-                x,
-                self.packed,
-                self.out_features,
-                self.in_features,
-                self.scale,
-                self.bias,
-                self._activation,
-            )
+            refuse_gradient(x)
+            return operators.linear(x, self._prepared)
         except ConfigError as error:
             raise self._located(error) from None
+
+    def _arguments(
+        self,
+    ) -> tuple[Matrix, Tensor, int, int, Tensor | None, Tensor | None, int]:
+        sides = (self.out_features, self.in_features)
+        return self.matrix, self.packed, *sides, self.scale, self.bias, self._activation
 
     def extra_repr(self) -> str:
         return (
@@ -160,20 +189,15 @@ class DeployedConv2d(Deployed):
         return own.reshape(shape)
 
     def forward(self, x: Tensor) -> Tensor:
+        if self._prepared is None:
+            sizes = (self.kernel_size, self.stride, self.padding, self.dilation)
+            rest = (self.scale, self.bias, self._activation)
+            self._prepared = (self.packed, self.out_channels, self._columns, *sizes, *rest)
+        if traced(x):
+            return torch.ops.tersor.sparse_convolution(x, *self._prepared)  # type: ignore[no-any-return]
         try:
-            return operators.convolution(
-                x,
-                self.packed,
-                self.out_channels,
-                self._columns,
-                self.kernel_size,
-                self.stride,
-                self.padding,
-                self.dilation,
-                self.scale,
-                self.bias,
-                self._activation,
-            )
+            refuse_gradient(x)
+            return operators.convolution(x, *self._prepared)
         except ConfigError as error:
             raise self._located(error) from None
 
@@ -183,6 +207,56 @@ class DeployedConv2d(Deployed):
             f"stride={self.stride}, padding={self.padding}, dilation={self.dilation}, "
             f"groups={self.groups}, kernel={self.kernel}, activation={self.activation}"
         )
+
+
+class DeployedChain(Deployed):
+    """Linear layers that follow each other, in one call: a small layer costs less than a call.
+
+    Shapes: (*, in_features of the first) -> (*, out_features of the last).
+    """
+
+    def __init__(self, layers: Sequence[DeployedLinear]) -> None:
+        super().__init__(layers[0].name, "chain")
+        self.layers = nn.ModuleList(layers)
+        self.layers.training = False
+
+    def forward(self, x: Tensor) -> Tensor:
+        if traced(x):
+            for layer in self.layers:
+                x = layer(x)
+            return x
+        if self._prepared is None:
+            self._prepared = [layer.call() for layer in self.layers]  # type: ignore[operator]
+        try:
+            refuse_gradient(x)
+            return operators.chain(x, self._prepared)
+        except ConfigError as error:
+            raise self._located(error) from None
+
+
+class DeployedMaxPool2d(Deployed):
+    """Max pooling without the indices that torch makes for a backward pass.
+
+    Shapes: (N, C, H, W) -> (N, C, H', W'), and without N.
+    """
+
+    def __init__(self, name: str, pool: nn.MaxPool2d) -> None:
+        super().__init__(name, "pool")
+        stride = pool.kernel_size if pool.stride is None else pool.stride
+        self._sizes = tuple(_pair(v) for v in (pool.kernel_size, stride, pool.padding))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if traced(x):
+            return torch.ops.tersor.max_pool(x, *self._sizes)  # type: ignore[no-any-return]
+        try:
+            refuse_gradient(x)
+            return operators.max_pool(x, *self._sizes)
+        except ConfigError as error:
+            raise self._located(error) from None
+
+    def extra_repr(self) -> str:
+        kernel, stride, padding = self._sizes
+        return f"kernel_size={kernel}, stride={stride}, padding={padding}"
 
 
 class DeployedEmbedding(Deployed):
@@ -206,8 +280,11 @@ class DeployedEmbedding(Deployed):
         return dense_of("sparse", self.packed, self.num_embeddings, self.embedding_dim)
 
     def forward(self, ids: Tensor) -> Tensor:
+        arguments = (self.packed, self.num_embeddings, self.embedding_dim)
+        if traced(ids):
+            return torch.ops.tersor.sparse_rows(ids, *arguments)  # type: ignore[no-any-return]
         try:
-            return operators.rows_of(ids, self.packed, self.num_embeddings, self.embedding_dim)
+            return operators.rows_of(ids, *arguments)
         except ConfigError as error:
             raise self._located(error) from None
 
@@ -232,6 +309,10 @@ class CsrLinear(Deployed):
         positions = weight.nonzero()
         starts = torch.zeros(self.out_features + 1, dtype=torch.int32)
         starts[1:] = positions[:, 0].bincount(minlength=self.out_features).cumsum(0)
+        with warnings.catch_warnings():
+            # torch tells once a process that sparse rows are in beta.
+            warnings.simplefilter("ignore", UserWarning)
+            torch.zeros(1, 1).to_sparse_csr()
         self.register_buffer("packed_values", weight[positions[:, 0], positions[:, 1]])
         self.register_buffer("packed_columns", positions[:, 1].to(torch.int32))
         self.register_buffer("packed_starts", starts)
@@ -243,8 +324,10 @@ class CsrLinear(Deployed):
         return self._rows().to_dense()
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.requires_grad and torch.is_grad_enabled():
-            raise self._located(ConfigError(operators._NO_GRADIENT))
+        try:
+            refuse_gradient(x)
+        except ConfigError as error:
+            raise self._located(error) from None
         if x.shape[-1:] != (self.in_features,):
             text = f"input of shape {tuple(x.shape)}, expected (*, {self.in_features})"
             raise self._located(ConfigError(text))
@@ -256,11 +339,19 @@ class CsrLinear(Deployed):
     def _rows(self) -> Tensor:
         shape = (self.out_features, self.in_features)
         return torch.sparse_csr_tensor(
-            self.packed_starts, self.packed_columns, self.packed_values, shape, check_invariants=False
+            self.packed_starts,
+            self.packed_columns,
+            self.packed_values,
+            shape,
+            check_invariants=False,
         )
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, kernel=csr"
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else (value[0], value[1])
 
 
 def dense_of(matrix: Matrix, packed: Tensor, rows: int, columns: int) -> Tensor:

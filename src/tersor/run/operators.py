@@ -1,14 +1,14 @@
-"""The kernels as torch operators, `torch.ops.tersor`, so that compile and export see through them.
+"""The kernels for tensors: as functions, and as torch operators, `torch.ops.tersor`.
 
-A plain call goes straight to the kernel, since the dispatcher costs as much as a small layer; under
-tracing the operator is called instead. All take float32 on the CPU, are not differentiable, use
-`torch.get_num_threads()` threads, and give the same bits for any number of them.
+The functions go straight to the kernel, since the dispatcher costs as much as a small layer does;
+compile, export and other tracing (`traced`) need the operators. All take float32 on the CPU, are
+not differentiable, use `torch.get_num_threads()` threads, and give the same bits for any number.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -20,32 +20,92 @@ Activation = Literal["none", "relu", "gelu", "gelu_tanh", "silu"]
 ACTIVATIONS: tuple[Activation, ...] = ("none", "relu", "gelu", "gelu_tanh", "silu")
 
 Matrix = Literal["sparse", "codes"]
-_LINEAR = {"sparse": _native.sparse_linear, "codes": _native.codes_linear}
 
 
-def linear(
-    matrix: Matrix,
-    x: Tensor,
-    packed: Tensor,
-    rows: int,
-    columns: int,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    activation: int,
-) -> Tensor:
+class Call(NamedTuple):
+    """A linear layer by the addresses of its tensors, which must outlive it; 0 = there is none."""
+
+    coded: bool
+    packed: int
+    size: int
+    scale: int
+    bias: int
+    activation: int
+    rows: int
+    columns: int
+
+    @classmethod
+    def of(
+        cls,
+        matrix: Matrix,
+        packed: Tensor,
+        rows: int,
+        columns: int,
+        scale: Tensor | None,
+        bias: Tensor | None,
+        activation: int,
+    ) -> Call:
+        addresses = (packed.data_ptr(), packed.numel(), _address(scale), _address(bias))
+        return cls(matrix == "codes", *addresses, activation, rows, columns)
+
+
+def traced(x: Tensor) -> bool:
+    """Whether a call must be seen by the dispatcher: compile, export, fake tensors, jit.trace."""
+    return (
+        type(x) is not Tensor
+        or torch.compiler.is_compiling()
+        or torch._C._get_tracing_state() is not None
+    )
+
+
+def refuse_gradient(x: Tensor) -> None:
+    """Raise ConfigError if a backward pass is asked for."""
+    if x.requires_grad and torch.is_grad_enabled():
+        raise ConfigError(
+            "x needs a gradient, and a deployed layer cannot be trained; call it under "
+            "torch.no_grad(), or train the plain model and deploy it again"
+        )
+
+
+def linear(x: Tensor, call: Call) -> Tensor:
     """activation((x @ weight.T) * scale + bias).
 
     Shapes: x (*, columns) -> (*, rows); scale, bias (rows,).
 
     Raises:
-        ConfigError: x is of another dtype, device or width, or needs a gradient.
+        ConfigError: x is of another dtype, device or width.
     """
-    if _traced(x):
-        operator = getattr(torch.ops.tersor, f"{matrix}_linear")
-        return operator(x, packed, rows, columns, scale, bias, activation)  # type: ignore[no-any-return]
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ConfigError(_NO_GRADIENT)
-    return _linear(matrix, x, packed, rows, columns, scale, bias, activation)
+    rows = call.rows
+    x = _checked(x, call.columns)
+    out = x.new_empty((*x.shape[:-1], rows))
+    batch = out.numel() // rows
+    if batch:
+        native = _native.codes_linear if call.coded else _native.sparse_linear
+        native(
+            call.packed,
+            call.size,
+            x.data_ptr(),
+            batch,
+            out.data_ptr(),
+            call.scale,
+            call.bias,
+            call.activation,
+            torch.get_num_threads(),
+        )
+    return out
+
+
+def chain(x: Tensor, calls: Sequence[Call]) -> Tensor:
+    """Linear layers one after another; as `linear`."""
+    rows = calls[-1].rows
+    x = _checked(x, calls[0].columns)
+    out = x.new_empty((*x.shape[:-1], rows))
+    batch = out.numel() // rows
+    if batch:
+        links = [call[:6] for call in calls]
+        threads = torch.get_num_threads()
+        _native.linear_chain(links, x.data_ptr(), batch, out.data_ptr(), threads)
+    return out
 
 
 def convolution(
@@ -66,18 +126,53 @@ def convolution(
     Shapes: x (N, C, H, W) or (C, H, W) -> (N, rows, H', W') or without N; scale, bias (rows,).
 
     Raises:
-        ConfigError: x is of another dtype, device or number of channels, needs a gradient, or is
-            smaller than the kernel.
+        ConfigError: x is of another dtype, device or number of channels, or smaller than the
+            kernel.
     """
-    if _traced(x):
-        return torch.ops.tersor.sparse_convolution(  # type: ignore[no-any-return]
-            x, packed, rows, columns, kernel, stride, padding, dilation, scale, bias, activation
+    channels = columns // (kernel[0] * kernel[1])
+    x = _checked_image(x, channels)
+    sides = out_sides(x.shape[-2:], kernel, stride, padding, dilation)
+    out = x.new_empty((*x.shape[:-3], rows, *sides))
+    if out.numel():
+        _native.sparse_convolution(
+            packed.data_ptr(),
+            packed.numel(),
+            x.data_ptr(),
+            x.shape[0] if x.dim() == 4 else 1,
+            *x.shape[-3:],  # type: ignore[call-arg]
+            *kernel,
+            *stride,
+            *padding,
+            *dilation,
+            out.data_ptr(),
+            _address(scale),
+            _address(bias),
+            activation,
+            torch.get_num_threads(),
         )
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ConfigError(_NO_GRADIENT)
-    return _convolution(
-        x, packed, rows, columns, kernel, stride, padding, dilation, scale, bias, activation
-    )
+    return out
+
+
+def max_pool(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    """The largest value of each window; NaN where it has one.
+
+    Shapes: x (N, C, H, W) or (C, H, W) -> (N, C, H', W') or without N.
+
+    Raises:
+        ConfigError: x is of another dtype, device or number of dimensions, or smaller than the
+            kernel.
+    """
+    x = _checked_image(x, None)
+    sides = out_sides(x.shape[-2:], kernel, stride, padding, (1, 1))
+    out = x.new_empty((*x.shape[:-2], *sides))
+    if out.numel():
+        planes = out.numel() // (sides[0] * sides[1])
+        shape = (*x.shape[-2:], *kernel, *stride, *padding)
+        threads = torch.get_num_threads()
+        _native.max_pool(x.data_ptr(), planes, *shape, out.data_ptr(), threads)  # type: ignore[call-arg]
+    return out
 
 
 def rows_of(ids: Tensor, packed: Tensor, rows: int, columns: int) -> Tensor:
@@ -89,61 +184,17 @@ def rows_of(ids: Tensor, packed: Tensor, rows: int, columns: int) -> Tensor:
         ConfigError: ids of another dtype or device.
         IndexError: an id that is no row.
     """
-    if _traced(ids):
-        return torch.ops.tersor.sparse_rows(ids, packed, rows, columns)  # type: ignore[no-any-return]
-    return _rows(ids, packed, rows, columns)
-
-
-_NO_GRADIENT = (
-    "x needs a gradient, and a deployed layer cannot be trained; call it under torch.no_grad(), or "
-    "train the plain model and deploy it again"
-)
-
-
-def _traced(x: Tensor) -> bool:
-    """Whether a call must be seen by the dispatcher: compile, export, fake tensors, jit.trace."""
-    return (
-        type(x) is not Tensor
-        or torch.compiler.is_compiling()
-        or torch._C._get_tracing_state() is not None
-    )
-
-
-def _require(x: Tensor, dtype: torch.dtype) -> None:
-    if x.dtype != dtype or not x.is_cpu:
-        raise ConfigError(f"input of {x.dtype} on {x.device}, expected {dtype} on the CPU")
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-def _linear(
-    matrix: str,
-    x: Tensor,
-    packed: Tensor,
-    rows: int,
-    columns: int,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    activation: int,
-) -> Tensor:
-    _require(x, torch.float32)
-    shape = x.shape
-    if len(shape) == 0 or shape[-1] != columns:
-        raise ConfigError(f"input of shape {tuple(shape)}, expected (*, {columns})")
-    x = x.contiguous()
-    out = x.new_empty((*shape[:-1], rows))
+    if ids.dtype not in (torch.int64, torch.int32) or not ids.is_cpu:
+        raise ConfigError(f"ids of {ids.dtype} on {ids.device}, expected torch.int64 on the CPU")
+    ids = ids.to(torch.int64).contiguous()
+    out = torch.empty((*ids.shape, columns))
     if out.numel():
-        _LINEAR[matrix](
+        _native.sparse_rows(
             packed.data_ptr(),
             packed.numel(),
-            x.data_ptr(),
-            out.numel() // rows,
+            ids.data_ptr(),
+            ids.numel(),
             out.data_ptr(),
-            _address(scale),
-            _address(bias),
-            activation,
             torch.get_num_threads(),
         )
     return out
@@ -173,61 +224,26 @@ def out_sides(
     return out
 
 
-def _convolution(
-    x: Tensor,
-    packed: Tensor,
-    rows: int,
-    columns: int,
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-    scale: Tensor | None,
-    bias: Tensor | None,
-    activation: int,
-) -> Tensor:
-    _require(x, torch.float32)
-    channels = columns // (kernel[0] * kernel[1])
-    if x.dim() not in (3, 4) or x.shape[-3] != channels:
-        raise ConfigError(f"input of shape {tuple(x.shape)}, expected (N, {channels}, H, W)")
-    x = x.contiguous()
-    sides = out_sides(x.shape[-2:], kernel, stride, padding, dilation)
-    out = x.new_empty((*x.shape[:-3], rows, *sides))
-    if out.numel():
-        _native.sparse_convolution(
-            packed.data_ptr(),
-            packed.numel(),
-            x.data_ptr(),
-            x.shape[0] if x.dim() == 4 else 1,
-            *x.shape[-3:],
-            *kernel,
-            *stride,
-            *padding,
-            *dilation,
-            out.data_ptr(),
-            _address(scale),
-            _address(bias),
-            activation,
-            torch.get_num_threads(),
-        )
-    return out
+def _checked(x: Tensor, columns: int) -> Tensor:
+    if x.dtype != torch.float32 or not x.is_cpu:
+        raise ConfigError(f"input of {x.dtype} on {x.device}, expected torch.float32 on the CPU")
+    shape = x.shape
+    if not shape or shape[-1] != columns:
+        raise ConfigError(f"input of shape {tuple(shape)}, expected (*, {columns})")
+    return x.contiguous()
 
 
-def _rows(ids: Tensor, packed: Tensor, rows: int, columns: int) -> Tensor:
-    if ids.dtype not in (torch.int64, torch.int32) or not ids.is_cpu:
-        raise ConfigError(f"ids of {ids.dtype} on {ids.device}, expected torch.int64 on the CPU")
-    ids = ids.to(torch.int64).contiguous()
-    out = torch.empty((*ids.shape, columns))
-    if out.numel():
-        _native.sparse_rows(
-            packed.data_ptr(),
-            packed.numel(),
-            ids.data_ptr(),
-            ids.numel(),
-            out.data_ptr(),
-            torch.get_num_threads(),
-        )
-    return out
+def _checked_image(x: Tensor, channels: int | None) -> Tensor:
+    if x.dtype != torch.float32 or not x.is_cpu:
+        raise ConfigError(f"input of {x.dtype} on {x.device}, expected torch.float32 on the CPU")
+    if x.dim() not in (3, 4) or channels not in (None, x.shape[-3]):
+        expected = f"(N, {'C' if channels is None else channels}, H, W)"
+        raise ConfigError(f"input of shape {tuple(x.shape)}, expected {expected}")
+    return x.contiguous()
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
 
 
 _LINEAR_SCHEMA = (
@@ -239,6 +255,9 @@ _CONVOLUTION_SCHEMA = (
     "int[] padding, int[] dilation, Tensor? scale, Tensor? bias, int activation) -> Tensor"
 )
 
+_ROWS_SCHEMA = "(Tensor ids, Tensor packed, SymInt rows, SymInt columns) -> Tensor"
+_POOL_SCHEMA = "(Tensor x, int[] kernel, int[] stride, int[] padding) -> Tensor"
+
 
 def _sparse_linear(
     x: Tensor,
@@ -249,7 +268,7 @@ def _sparse_linear(
     bias: Tensor | None,
     activation: int,
 ) -> Tensor:
-    return _linear("sparse", x, packed, rows, columns, scale, bias, activation)
+    return linear(x, Call.of("sparse", packed, rows, columns, scale, bias, activation))
 
 
 def _codes_linear(
@@ -261,7 +280,7 @@ def _codes_linear(
     bias: Tensor | None,
     activation: int,
 ) -> Tensor:
-    return _linear("codes", x, packed, rows, columns, scale, bias, activation)
+    return linear(x, Call.of("codes", packed, rows, columns, scale, bias, activation))
 
 
 def _fake_linear(
@@ -298,17 +317,19 @@ def _fake_rows(ids: Tensor, packed: Tensor, rows: int, columns: int) -> Tensor:
     return ids.new_empty((*ids.shape, columns), dtype=torch.float32)
 
 
+def _fake_pool(
+    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
+) -> Tensor:
+    return x.new_empty((*x.shape[:-2], *out_sides(x.shape[-2:], kernel, stride, padding, (1, 1))))
+
+
 LIBRARY = torch.library.Library("tersor", "DEF")
 for _name, _schema, _kernel, _fake in (
     ("sparse_linear", _LINEAR_SCHEMA, _sparse_linear, _fake_linear),
     ("codes_linear", _LINEAR_SCHEMA, _codes_linear, _fake_linear),
-    ("sparse_convolution", _CONVOLUTION_SCHEMA, _convolution, _fake_convolution),
-    (
-        "sparse_rows",
-        "(Tensor ids, Tensor packed, SymInt rows, SymInt columns) -> Tensor",
-        _rows,
-        _fake_rows,
-    ),
+    ("sparse_convolution", _CONVOLUTION_SCHEMA, convolution, _fake_convolution),
+    ("sparse_rows", _ROWS_SCHEMA, rows_of, _fake_rows),
+    ("max_pool", _POOL_SCHEMA, max_pool, _fake_pool),
 ):
     LIBRARY.define(_name + _schema)
     LIBRARY.impl(_name, _kernel, "CPU")

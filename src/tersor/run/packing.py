@@ -219,7 +219,11 @@ def _grid(values: NDArray[np.float32]) -> tuple[np.float32, NDArray[np.int64]] |
         if steps > 128:
             return None
         scale = np.float32(sides[-1] / np.float32(steps))
-        for candidate in (scale, np.nextafter(scale, np.float32(0)), np.nextafter(scale, sides[-1])):
+        for candidate in (
+            scale,
+            np.nextafter(scale, np.float32(0)),
+            np.nextafter(scale, sides[-1]),
+        ):
             integers = np.rint(values / candidate).astype(np.int64)
             fits = integers.min() >= -128 and integers.max() <= 127
             if fits and np.array_equal(integers.astype(np.float32) * candidate, values):

@@ -1,0 +1,91 @@
+"""A plan that is there is followed: the same kernels, and nothing is timed."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+from torch import nn
+
+from tersor.core.errors import ConfigError
+from tersor.run.following import followings, order_of_calls
+from tersor.run.modules import chain, folded, replace_site
+from tersor.run.packing import entries_of
+from tersor.run.plan import LayerPlan, Machine, Plan, read_plan
+from tersor.run.reading import Weights, fill, stored_entries
+from tersor.run.sites import Site, Source, sites, weight_matrix
+
+
+def known_plan(
+    plan: str | os.PathLike[str] | Plan | None, machine: Machine, sizes: tuple[int, ...]
+) -> tuple[Plan | None, tuple[str, ...]]:
+    """The plan to follow, and what is to be said of it."""
+    if plan is None:
+        return None, ()
+    if isinstance(plan, Plan):
+        notes = () if plan.machine == machine else (_other_machine(plan, machine),)
+        return plan, notes
+    if not Path(plan).is_file():
+        return None, ()
+    found = read_plan(plan)
+    if found.machine != machine:
+        return None, (f"{plan}: measured anew; {_other_machine(found, machine)}",)
+    if not set(sizes) <= set(found.batch_sizes):
+        old = ", ".join(map(str, found.batch_sizes))
+        return None, (f"{plan}: measured anew; it was made for batch sizes {old}",)
+    return found, found.notes
+
+
+def _other_machine(plan: Plan, machine: Machine) -> str:
+    return f"the plan was made on {plan.machine}, and this is {machine}"
+
+
+def follow_plan(work: nn.Module, plan: Plan, weights: Weights | None) -> None:
+    """Make the layers that a plan says."""
+    follow = followings(work, order_of_calls(work))
+    known = {site.name: site for site in sites(work, follow)[0]}
+    deployed = [layer for layer in plan.layers if layer.kernel not in ("dense", "folded")]
+    for layer in plan.layers:
+        site = known.get(layer.name)
+        if site is None or type(site.layer).__name__ != layer.kind:
+            raise ConfigError(
+                f"deploy: the plan has a layer {layer.name!r} of {layer.kind}, which the model "
+                "has not; the plan is of another model"
+            )
+    inside = {f"{layer.name}.{w}" for layer in deployed for w in known[layer.name].weights}
+    if weights is not None:
+        fill(work, weights, inside)
+    for layer in plan.layers:
+        site = _as_planned(known[layer.name], layer)
+        if layer.kernel == "folded":
+            replace_site(work, site, folded(site))
+        elif layer.kernel != "dense":
+            made = site.make(layer.kernel, _source(site, weights))
+            if made is None:
+                raise ConfigError(
+                    f"deploy: {layer.name!r} cannot run on {layer.kernel} as the plan says: its "
+                    "values are others; remove the plan, and it is measured anew"
+                )
+            replace_site(work, site, made)
+    for names in plan.chains:
+        chain(work, names)
+
+
+def _as_planned(site: Site, layer: LayerPlan) -> Site:
+    """The site with just those followers that the plan took over."""
+    if (site.following.norm, site.following.activation) == (layer.norm, layer.activation):
+        return site
+    if layer.norm is None and layer.activation is None:
+        return site.without_following()
+    if layer.norm == site.following.norm and layer.activation is None:
+        return replace(site, activation=None, following=replace(site.following, activation=None))
+    raise ConfigError(f"deploy: {site.name!r} is followed by other layers than the plan says")
+
+
+def _source(site: Site, weights: Weights | None) -> Source:
+    if weights is None:
+        return lambda name: entries_of(weight_matrix(site.layer, name))
+    return lambda name: stored_entries(
+        weights, f"{site.name}.{name}" if site.name else name, site.layer.get_parameter(name).shape
+    )

@@ -1,0 +1,69 @@
+"""The modules of the copy that is deployed: copied, replaced, given tensors of their own."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
+
+from tersor.run.layers import Deployed, DeployedChain, DeployedLinear
+from tersor.run.sites import Site
+
+
+def copied(model: nn.Module) -> nn.Module:
+    """The model in eval mode with modules of its own; tensors are shared and need no gradient."""
+    kept: dict[int, Any] = {}
+    for parameter in model.parameters():
+        kept[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+    for buffer in model.buffers():
+        kept[id(buffer)] = buffer
+    return copy.deepcopy(model, kept).eval()
+
+
+def own(work: nn.Module) -> None:
+    """Give what is left of the model's own tensors a copy, so that training it changes nothing."""
+    for tensor in (*work.parameters(), *work.buffers()):
+        tensor.data = tensor.data.clone()
+
+
+def put(work: nn.Module, name: str, module: nn.Module) -> None:
+    """Put a module at a qualified name, and at every other name of the one that stood there."""
+    old = work.get_submodule(name)
+    for parent in list(work.modules()):
+        for child, at in list(parent._modules.items()):
+            if at is old:
+                parent._modules[child] = module
+
+
+def replace_site(work: nn.Module, site: Site, made: nn.Module) -> None:
+    """Put `made` in the place of a layer and of what follows it."""
+    for name in (site.following.norm, site.following.activation):
+        if name is not None:
+            put(work, name, nn.Identity())
+    put(work, site.name, made)
+    for module in work.modules():
+        # torch's fast path of an encoder layer takes the dense weights out of the layer's parts.
+        if isinstance(module, nn.TransformerEncoderLayer) and _holds_deployed(module):
+            module.activation_relu_or_gelu = 0
+
+
+def folded(site: Site) -> nn.Module:
+    """The layer itself with its batch norm in its weights."""
+    if isinstance(site.layer, nn.Conv2d):
+        return fuse_conv_bn_eval(site.layer, site.norm)  # type: ignore[arg-type]
+    return fuse_linear_bn_eval(site.layer, site.norm)  # type: ignore[arg-type, type-var]
+
+
+def _holds_deployed(module: nn.Module) -> bool:
+    return any(isinstance(part, Deployed) for part in module.modules())
+
+
+def chain(work: nn.Module, names: tuple[str, ...]) -> None:
+    """Let deployed linear layers that follow each other be one call, at the place of the first."""
+    layers = [work.get_submodule(name) for name in names]
+    assert all(isinstance(layer, DeployedLinear) for layer in layers)
+    for name in names[1:]:
+        put(work, name, nn.Identity())
+    put(work, names[0], DeployedChain(layers))  # type: ignore[arg-type]

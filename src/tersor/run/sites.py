@@ -1,0 +1,321 @@
+"""The layers of a model that a kernel can run, and how each is made from its weights' entries."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from typing import TypeGuard
+
+import torch
+from torch import Tensor, nn
+
+from tersor.run import attention, recurrent
+from tersor.run.attention import DeployedAttention
+from tersor.run.following import NOTHING, Following, activation_of, norm_of
+from tersor.run.layers import (
+    CsrLinear,
+    Deployed,
+    DeployedConv2d,
+    DeployedEmbedding,
+    DeployedLinear,
+    DeployedMaxPool2d,
+)
+from tersor.run.operators import Activation, Matrix
+from tersor.run.packing import (
+    Entries,
+    code_bits,
+    pack_codes,
+    pack_integers,
+    pack_sparse,
+    widest_tile,
+)
+from tersor.run.recurrent import DeployedRecurrent
+
+Source = Callable[[str], Entries]
+"""The entries of a weight, as a matrix (rows, the rest), by its name within the layer."""
+
+_DENSEST = 0.5  # share of kept weights above which a sparse matrix was never the fastest
+_TILES = (1024, 256)  # besides the widest
+_CONV_BLOCK = 32
+
+
+@dataclass(frozen=True, eq=False)
+class Site:
+    """A layer that a kernel can run.
+
+    Args:
+        name: qualified name.
+        layer: the layer itself.
+        weights: names of its weights within it.
+        norm, activation: the modules behind it that a kernel takes over, or None.
+        following: their names.
+    """
+
+    name: str
+    layer: nn.Module
+    weights: tuple[str, ...]
+    norm: nn.Module | None = None
+    activation: nn.Module | None = None
+    following: Following = NOTHING
+
+    def chain(self, first: nn.Module) -> nn.Module:
+        """`first` in the layer's place, with what follows it."""
+        rest = [m for m in (self.norm, self.activation) if m is not None]
+        return nn.Sequential(first, *rest) if rest else first
+
+    def without_following(self) -> Site:
+        return replace(self, norm=None, activation=None, following=NOTHING)
+
+    def make(self, kernel: str, source: Source) -> Deployed | None:
+        """The layer on a kernel, or None if its values cannot be laid out so."""
+        layer = self.layer
+        if isinstance(layer, nn.MultiheadAttention):
+            return self._attention(layer, kernel, source)
+        if isinstance(layer, nn.LSTM | nn.GRU):
+            return self._recurrent(layer, kernel, source)
+        if isinstance(layer, nn.MaxPool2d):
+            return DeployedMaxPool2d(self.name, layer)
+        entries = source("weight")
+        if isinstance(layer, nn.Embedding):
+            packed = _packed(kernel, entries, row_block=1)
+            if packed is None:
+                return None
+            return DeployedEmbedding(
+                self.name, kernel, packed[1], layer.num_embeddings, layer.embedding_dim
+            )
+        scale, bias = self._scale_and_bias()
+        activation = self._activation()
+        if isinstance(layer, nn.Conv2d):
+            entries = entries.spread(layer.groups)
+            packed = _packed(kernel, entries, row_block=_CONV_BLOCK)
+            if packed is None:
+                return None
+            return DeployedConv2d(
+                self.name,
+                kernel,
+                packed[1],
+                layer,
+                padding=_padding(layer),
+                scale=scale,
+                bias=bias,
+                activation=activation,
+            )
+        if not isinstance(layer, nn.Linear):  # Hugging Face's Conv1D, (in, out)
+            entries = entries.transposed()
+        if kernel == "csr":
+            if scale is not None or activation != "none":
+                return None
+            return CsrLinear(self.name, entries.dense(), bias)
+        packed = _packed(kernel, entries)
+        if packed is None:
+            return None
+        return DeployedLinear(
+            self.name,
+            kernel,
+            *packed,
+            entries.rows,
+            entries.columns,
+            scale=scale,
+            bias=bias,
+            activation=activation,
+        )
+
+    def kernels(self, entries: dict[str, Entries], batch_sizes: tuple[int, ...]) -> list[str]:
+        """Kernels worth timing for the values of this layer."""
+        layer = self.layer
+        if isinstance(layer, nn.MaxPool2d):
+            return ["pool"]
+        found: list[str] = []
+        all_of = list(entries.values())
+        kept = sum(len(e.positions) for e in all_of) / sum(e.rows * e.columns for e in all_of)
+        few = all(e.book is not None for e in all_of)
+        if kept <= _DENSEST:
+            widest = min(widest_tile(e) for e in all_of)
+            columns = max(e.columns for e in all_of)
+            if isinstance(layer, nn.Conv2d):
+                columns *= layer.groups
+            found += [f"sparse/{tile}" for tile in _tiles(widest, columns)]
+            if any(code_bits(e) > 4 for e in all_of):
+                found += [f"values/{tile}" for tile in _tiles(4096, columns)]
+        if isinstance(layer, nn.Embedding):
+            return found[:1]
+        if isinstance(layer, nn.Conv2d):
+            return found
+        # Above a few samples a matrix of codes is unpacked for each: never the fastest.
+        if min(batch_sizes) <= 8 and few:
+            found.append("codes")
+        if min(batch_sizes) <= 8 and kept > 0.2:
+            found.append("integers")
+        if kept <= _DENSEST and not isinstance(layer, nn.MultiheadAttention | nn.RNNBase):
+            found.append("csr")
+        return found
+
+    def _scale_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
+        bias = getattr(self.layer, "bias", None)
+        bias = None if bias is None else bias.detach()
+        if self.norm is None:
+            return None, bias
+        scale, shift = norm_of(self.norm)
+        return scale, shift if bias is None else bias * scale + shift
+
+    def _activation(self) -> Activation:
+        activation = None if self.activation is None else activation_of(self.activation)
+        return "none" if activation is None else activation
+
+    def _attention(
+        self, layer: nn.MultiheadAttention, kernel: str, source: Source
+    ) -> DeployedAttention | None:
+        fits = True
+
+        def project(weight: str, first: int, last: int, bias: Tensor | None) -> DeployedLinear:
+            nonlocal fits
+            entries = source(weight)
+            part = entries.some_rows(first, last) if weight == "in_proj_weight" else entries
+            packed = _packed(kernel, part)
+            fits = fits and packed is not None
+            matrix, storage = packed or ("sparse", torch.zeros(0, dtype=torch.uint8))
+            name = f"{self.name}.{weight}"
+            return DeployedLinear(name, kernel, matrix, storage, part.rows, part.columns, bias=bias)
+
+        made = DeployedAttention(self.name, kernel, layer, project)
+        return made if fits else None
+
+    def _recurrent(
+        self, layer: nn.LSTM | nn.GRU, kernel: str, source: Source
+    ) -> DeployedRecurrent | None:
+        packed = {name: _packed(kernel, source(name)) for name in self.weights}
+        found = {name: p for name, p in packed.items() if p is not None}
+        if len(found) < len(packed):
+            return None
+        return DeployedRecurrent(self.name, kernel, layer, found.__getitem__)
+
+
+def sites(model: nn.Module, follow: dict[str, Following]) -> tuple[list[Site], dict[str, str]]:
+    """The layers of a model that a kernel may run, and for the others with weights the reason.
+
+    Args:
+        model: any module.
+        follow: what follows each layer, by name.
+    """
+    modules = dict(model.named_modules(remove_duplicate=False))
+    found: list[Site] = []
+    skipped: dict[str, str] = {}
+    inside: tuple[str, ...] = ()
+    seen: set[int] = set()
+    for name, module in model.named_modules():
+        if inside and name.startswith(inside):
+            continue  # the projection inside of an attention
+        weights = weights_of(module)
+        if (not weights and not _is_pool(module)) or id(module) in seen:
+            continue
+        seen.add(id(module))
+        if isinstance(module, nn.MultiheadAttention):
+            inside = (*inside, f"{name}.")
+        reason = _why_not(module, weights)
+        if reason:
+            skipped[name] = reason
+            continue
+        f = follow.get(name, NOTHING)
+        norm = None if f.norm is None else modules[f.norm]
+        activation = None if f.activation is None else modules[f.activation]
+        found.append(Site(name, module, weights, norm, activation, f))
+    return found, skipped
+
+
+def weights_of(module: nn.Module) -> tuple[str, ...]:
+    """Names of the weights of a layer whose forward pass is torch's own, else none."""
+    forward = type(module).forward
+    if forward in (nn.Linear.forward, nn.Conv2d.forward, nn.Embedding.forward):
+        return ("weight",)
+    if type(module).__name__ == "Conv1D" and isinstance(getattr(module, "nf", None), int):
+        return ("weight",)
+    if forward is nn.MultiheadAttention.forward and isinstance(module, nn.MultiheadAttention):
+        names = ("q_proj_weight", "k_proj_weight", "v_proj_weight")
+        own = ("in_proj_weight",) if module._qkv_same_embed_dim else names
+        return (*own, "out_proj.weight")
+    if forward in (nn.LSTM.forward, nn.GRU.forward):
+        return tuple(n for n, _ in module.named_parameters() if n.startswith("weight"))
+    return ()
+
+
+def weight_matrix(layer: nn.Module, name: str) -> Tensor:
+    """A weight of a layer as a matrix (rows, the rest)."""
+    weight = layer.get_parameter(name).detach()
+    return weight.reshape(weight.shape[0], -1)
+
+
+def _why_not(module: nn.Module, weights: tuple[str, ...]) -> str:
+    for name in weights:
+        owner, _, last = name.rpartition(".")
+        if last not in module.get_submodule(owner)._parameters:
+            return "parametrised: torch.nn.utils.parametrize.remove_parametrizations first"
+        weight = module.get_parameter(name)
+        if weight.dtype != torch.float32:
+            return f"{weight.dtype}, and the kernels take torch.float32"
+        if weight.device.type not in ("cpu", "meta"):
+            return f"on {weight.device}, and the kernels run on the CPU"
+        if weight.numel() == 0:
+            return "no weights"
+    if _is_pool(module) and (module.return_indices or module.ceil_mode or module.dilation != 1):
+        return "indices, ceil_mode or a dilation"
+    if _hooked(module):
+        return "hooks are registered on it (torch.nn.utils.prune.remove takes away that of pruning)"
+    if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
+        return f"padding with {module.padding_mode!r}"
+    if isinstance(module, nn.Conv2d) and _uneven(module):
+        return "a padding that is not the same on both sides"
+    if isinstance(module, nn.Embedding) and module.max_norm is not None:
+        return "max_norm changes the table while it is read"
+    if isinstance(module, nn.MultiheadAttention):
+        return attention.why_not(module)
+    if isinstance(module, nn.LSTM | nn.GRU):
+        return recurrent.why_not(module)
+    return ""
+
+
+def _is_pool(module: nn.Module) -> TypeGuard[nn.MaxPool2d]:
+    return type(module).forward is nn.MaxPool2d.forward
+
+
+def _hooked(module: nn.Module) -> bool:
+    return bool(module._forward_hooks or module._forward_pre_hooks)
+
+
+def _reach(layer: nn.Conv2d) -> Iterator[int]:
+    for k, d in zip(layer.kernel_size, layer.dilation, strict=True):
+        yield d * (k - 1)
+
+
+def _uneven(layer: nn.Conv2d) -> bool:
+    return layer.padding == "same" and any(reach % 2 for reach in _reach(layer))
+
+
+def _padding(layer: nn.Conv2d) -> tuple[int, int]:
+    if layer.padding == "valid":
+        return 0, 0
+    if layer.padding == "same":
+        y, x = (reach // 2 for reach in _reach(layer))
+        return y, x
+    return int(layer.padding[0]), int(layer.padding[1])
+
+
+def _tiles(widest: int, columns: int) -> list[int]:
+    """Tiles worth timing: one that holds as many columns as it may, and narrower ones."""
+    return sorted({min(widest, t) for t in (widest, *_TILES) if t < columns or t == widest})[::-1]
+
+
+def _packed(
+    kernel: str, entries: Entries, *, row_block: int | None = None
+) -> tuple[Matrix, Tensor] | None:
+    if kernel == "codes":
+        packed = pack_codes(entries)
+        return None if packed is None else ("codes", packed)
+    if kernel == "integers":
+        packed = pack_integers(entries)
+        return None if packed is None else ("codes", packed)
+    kind, _, tile = kernel.partition("/")
+    if kind == "values" and entries.codes is not None and entries.book is not None:
+        entries = replace(entries, codes=None, book=None, values=entries.book[entries.codes])
+    return "sparse", pack_sparse(
+        entries, tile=min(int(tile), widest_tile(entries)), row_block=row_block
+    )
