@@ -22,6 +22,7 @@ from tersor.core.seeding import seed_everything
 from tersor.measure import evaluate
 from tersor.prune import GradualPruner, ScoringData, prune_
 from tersor.quantize import CodebookTuner, quantize_
+from tersor.run import deploy, plan_of
 from tersor.store import inspect, load, open_, pack, save, unpack, verify
 from tersor.tasks import Task, build_model, load_task
 from tersor.train import Stepper, Training, fit
@@ -49,6 +50,7 @@ __all__ = [
     "__version__",
     "build_model",
     "compress",
+    "deploy",
     "evaluate",
     "fit",
     "inspect",
@@ -56,6 +58,7 @@ __all__ = [
     "load_task",
     "open_",
     "pack",
+    "plan_of",
     "prunable",
     "prune_",
     "quantize_",
