@@ -8,6 +8,15 @@
 constexpr int bunch = 16;     // entries that are unpacked at a time
 constexpr int any_bits = -1;  // code_bits of a template: 5 to 8, looked up at run time
 
+#if defined(__AVX512F__)
+// The centroids of 16 words by the codes in their low bits.
+static inline __m512 looked_up(const float* book, __m512i words, int bits) {
+    if (bits == 4) return _mm512_permutexvar_ps(words, _mm512_loadu_ps(book));
+    if (bits == 5) return _mm512_permutex2var_ps(_mm512_loadu_ps(book), words, _mm512_loadu_ps(book + 16));
+    return _mm512_i32gather_ps(_mm512_and_si512(words, _mm512_set1_epi32((1 << bits) - 1)), book, 4);
+}
+#endif
+
 // The values of entries first to first + bunch: what lies past the last entry means nothing.
 template <int code_bits>
 static inline void values_of(const SparseMatrix& m, std::uint64_t first, float* out) {
@@ -17,11 +26,10 @@ static inline void values_of(const SparseMatrix& m, std::uint64_t first, float* 
         return;
     }
 #if defined(__AVX512F__)
-    if (code_bits == 4) {
-        const __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
-        _mm512_store_ps(out, _mm512_permutexvar_ps(w, _mm512_loadu_ps(m.book)));
-        return;
-    }
+    const int bits = code_bits == any_bits ? static_cast<int>(m.code_bits) : code_bits;
+    const __m512i w = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(words)));
+    _mm512_store_ps(out, looked_up(m.book, w, bits));
+    return;
 #elif defined(__AVX2__)
     if (code_bits == 4) {
         const __m256 low = _mm256_loadu_ps(m.book), high = _mm256_loadu_ps(m.book + 8);
@@ -92,7 +100,6 @@ static inline void dot_run(const SparseMatrix& m, std::uint64_t first, std::uint
     const std::uint16_t* words = m.words + first;
 #if defined(__AVX512F__)
     __m512 sum = _mm512_loadu_ps(chain);
-    const __m512 book = code_bits == 4 ? _mm512_loadu_ps(m.book) : _mm512_setzero_ps();
     const auto add = [&](std::uint64_t i, __m256i w16, __mmask16 some) {
         const __m256 low = eight_taken<code_bits>(_mm256_castsi256_si128(w16), x);
         const __m256 high = eight_taken<code_bits>(_mm256_extracti128_si256(w16, 1), x);
@@ -102,8 +109,7 @@ static inline void dot_run(const SparseMatrix& m, std::uint64_t first, std::uint
             value = _mm512_loadu_ps(m.values + first + i);
         else {
             const __m512i w = _mm512_cvtepu16_epi32(w16);
-            value = code_bits == 4 ? _mm512_permutexvar_ps(w, book)
-                                   : _mm512_i32gather_ps(_mm512_and_si512(w, _mm512_set1_epi32((1 << code_bits) - 1)), m.book, 4);
+            value = looked_up(m.book, w, code_bits);
         }
         sum = _mm512_mask3_fmadd_ps(value, at, sum, some);
     };

@@ -23,6 +23,7 @@ Progress = Callable[[str, int, int], None]
 """Called with the layer, how many are done, and how many there are."""
 
 GAIN = 0.97  # a kernel must take at most this share of the dense layer's time
+_TIE = 1.03  # times as slow as the fastest is about as fast
 _CLOSE = 1e-5  # and differ from it by at most this share of the largest value
 _DENORMAL = torch.finfo(torch.float32).tiny
 
@@ -214,7 +215,12 @@ class Choice:
             return min(smallest, key=lambda n: _weight_bytes(candidates[n]), default="dense")
         dense = times["dense"]
         gaining = [n for n in candidates if all(times[n][b] <= GAIN * dense[b] for b in dense)]
-        return min(gaining, key=lambda n: _geometric(times[n]), default="dense")
+        if not gaining:
+            return "dense"
+        # Of those that are about as fast as the fastest, the smallest.
+        limit = _TIE * min(_geometric(times[n]) for n in gaining)
+        fast = [n for n in gaining if _geometric(times[n]) <= limit]
+        return min(fast, key=lambda n: (_weight_bytes(candidates[n]), _geometric(times[n])))
 
 
 def _undone(layer: LayerPlan) -> LayerPlan:
@@ -267,7 +273,9 @@ def _restore(work: nn.Module, plain: nn.Module) -> None:
 
 
 def _weight_bytes(module: nn.Module) -> int:
-    return sum(m.weight_bytes for m in module.modules() if isinstance(m, Deployed))
+    """Bytes of the weights of a candidate, on a kernel or dense."""
+    dense = sum(p.numel() * p.element_size() for p in module.parameters() if p.dim() > 1)
+    return dense + sum(m.weight_bytes for m in module.modules() if isinstance(m, Deployed))
 
 
 def _geometric(times: Mapping[int, float]) -> float:

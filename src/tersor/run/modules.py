@@ -24,8 +24,10 @@ def copied(model: nn.Module) -> nn.Module:
 
 def own(work: nn.Module) -> None:
     """Give what is left of the model's own tensors a copy, so that training it changes nothing."""
+    deployed = {id(t) for m in work.modules() if isinstance(m, Deployed) for t in m.buffers()}
     for tensor in (*work.parameters(), *work.buffers()):
-        tensor.data = tensor.data.clone()
+        if id(tensor) not in deployed:
+            tensor.data = tensor.data.clone()
 
 
 def put(work: nn.Module, name: str, module: nn.Module) -> None:

@@ -23,7 +23,10 @@ Matrix = Literal["sparse", "codes"]
 
 
 class Call(NamedTuple):
-    """A linear layer by the addresses of its tensors, which must outlive it; 0 = there is none."""
+    """A linear layer by the addresses of its tensors; 0 = there is none.
+
+    `kept` shares their memory, so that an address stays good whatever becomes of the tensors.
+    """
 
     coded: bool
     packed: int
@@ -33,6 +36,7 @@ class Call(NamedTuple):
     activation: int
     rows: int
     columns: int
+    kept: tuple[Tensor, ...]
 
     @classmethod
     def of(
@@ -45,8 +49,9 @@ class Call(NamedTuple):
         bias: Tensor | None,
         activation: int,
     ) -> Call:
+        kept = tuple(t.detach() for t in (packed, scale, bias) if t is not None)
         addresses = (packed.data_ptr(), packed.numel(), _address(scale), _address(bias))
-        return cls(matrix == "codes", *addresses, activation, rows, columns)
+        return cls(matrix == "codes", *addresses, activation, rows, columns, kept)
 
 
 def traced(x: Tensor) -> bool:

@@ -34,7 +34,8 @@ from tersor.run.recurrent import DeployedRecurrent
 Source = Callable[[str], Entries]
 """The entries of a weight, as a matrix (rows, the rest), by its name within the layer."""
 
-_DENSEST = 0.5  # share of kept weights above which a sparse matrix was never the fastest
+_DENSEST = 0.7  # share of kept weights above which a large sparse matrix was never the fastest
+_SMALL = 50_000  # weights of a layer whose time is mostly that of a call
 _TILES = (1024, 256)  # besides the widest
 _CONV_BLOCK = 32
 
@@ -127,9 +128,10 @@ class Site:
             return ["pool"]
         found: list[str] = []
         all_of = list(entries.values())
-        kept = sum(len(e.positions) for e in all_of) / sum(e.rows * e.columns for e in all_of)
+        weights = sum(e.rows * e.columns for e in all_of)
+        kept = sum(len(e.positions) for e in all_of) / weights
         few = all(e.book is not None for e in all_of)
-        if kept <= _DENSEST:
+        if kept <= _DENSEST or weights <= _SMALL:
             widest = min(widest_tile(e) for e in all_of)
             columns = max(e.columns for e in all_of)
             if isinstance(layer, nn.Conv2d):
