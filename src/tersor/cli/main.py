@@ -9,6 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
+from tersor.cli.bench import bench_command
 from tersor.cli.doctor import examine
 from tersor.cli.door import EXIT_CODES, FAILED, guarded
 from tersor.cli.lottery import lottery_command
@@ -192,6 +193,7 @@ def inspect_command(
     show(report, as_json)
 
 
+app.command(name="bench")(bench_command)
 app.command(name="pack")(pack_command)
 app.command(name="unpack")(unpack_command)
 app.command(name="verify")(verify_command)

@@ -1,0 +1,232 @@
+from __future__ import annotations
+
+import copy
+import json
+import re
+from dataclasses import replace
+
+import pytest
+import safetensors.torch
+import torch
+from torch import nn
+from typer.testing import CliRunner
+
+from tersor.cli import bench_parts
+from tersor.cli.main import app
+from tersor.core.seeding import seed_everything
+from tersor.prune import prune_
+from tersor.run import deploy, plan_of, read_plan
+from tersor.store import save
+from tersor.tasks import build_model
+
+MACS = 64 * 300 + 300 * 100 + 100 * 10
+QUICK = ("--runs", "3", "--no-memory")
+
+
+@pytest.fixture(scope="module")
+def file(tmp_path_factory):
+    """A network for digits of which one weight in twenty is left."""
+    seed_everything(0, "test")
+    model = build_model("lenet-300-100", input_shape=(1, 8, 8))
+    prune_(model, 0.05, allocation="uniform")
+    path = tmp_path_factory.mktemp("bench") / "net.terse"
+    save(model, path, metadata={"task": "digits", "model": "lenet-300-100"})
+    return path
+
+
+@pytest.fixture
+def bench(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments, code=0):
+        result = CliRunner().invoke(app, ["bench", *map(str, arguments)])
+        assert result.exit_code == code, result.output
+        return result
+
+    return run
+
+
+def sections(result):
+    report = json.loads(result.stdout)
+    return report, {section["title"]: section for section in report["sections"]}
+
+
+def test_every_number_of_threads_and_samples_is_a_row_with_both_networks(file, bench):
+    before, threads = file.read_bytes(), torch.get_num_threads()
+    sizes = ("--batch-size", "3", "--batch-size", "400", "--batch-size", "3")
+    result = bench(file, *QUICK, *sizes, "--threads", "1", "--threads", "2", "--json")
+    report, parts = sections(result)
+    places = [(row["threads"], row["batch"]) for row in report["rows"]]
+    assert places == [(1, 3), (1, 400), (2, 3), (2, 400)]
+    for row in report["rows"]:
+        for name in ("dense", "deployed"):
+            assert 0 < row[f"{name} p50 ms"] <= row[f"{name} p90 ms"] <= row[f"{name} p99 ms"]
+            assert row[f"{name} samples/s"] > 0
+        assert row["times faster"] == row["dense p50 ms"] / row["deployed p50 ms"]
+    assert report["summary"]["file bytes"] == len(before)
+    assert report["summary"]["outputs differ by, relative"] < 1e-5
+    assert list(parts) == ["Layers, 1 thread", "Layers, 2 threads", "Energy", "Machine"]
+    assert file.read_bytes() == before
+    assert torch.get_num_threads() == threads
+    assert "timing with 2 threads, 400 samples a pass" in result.stderr
+
+
+def test_each_layer_has_its_kernel_its_bytes_and_its_time(file, bench):
+    _, parts = sections(bench(file, *QUICK, "--threads", "1", "--batch-size", "2", "--json"))
+    rows = {row["layer"].partition(" ")[0]: row for row in parts["Layers, 1 thread"]["rows"]}
+    assert list(rows) == ["fc1", "fc2", "fc3", "(the"]
+    assert rows["fc1"]["dense bytes"] == 4 * 64 * 300
+    for name in ("fc1", "fc2", "fc3"):
+        assert rows[name]["kernel"]
+        assert 0 < rows[name]["deployed bytes"]
+        assert rows[name]["dense ms, batch 2"] > 0
+    assert rows["fc1"]["deployed ms, batch 2"] > 0  # that of others may stand here, as one call
+    assert rows["(the"]["dense ms, batch 2"] >= 0
+
+
+def test_what_a_layer_takes_over_stands_in_its_row(file, bench, monkeypatch):
+    def followed(deployed):
+        found = plan_of(deployed)
+        behind = {"fc1": "relu1", "fc2": "relu2"}
+        lines = [replace(line, activation=behind.get(line.name)) for line in found.layers]
+        return replace(found, layers=tuple(lines))
+
+    monkeypatch.setattr(bench_parts, "plan_of", followed)
+    _, parts = sections(bench(file, *QUICK, "--threads", "1", "--batch-size", "2", "--json"))
+    names = [row["layer"] for row in parts["Layers, 1 thread"]["rows"]]
+    assert names == ["fc1 + relu1", "fc2 + relu2", "fc3", "(the rest)"]
+
+
+def test_no_time_counts_twice():
+    network = build_model("transformer", input_shape=(1, 8, 8))
+    deployed = deploy(network, torch.zeros(1, 1, 8, 8), select="fc")
+    found = bench_parts._layers(network, plan_of(deployed))
+    kept = [name for layer in found for name in layer.modules]
+    assert {"fc", "encoder.layer1.norm1", "encoder.layer1.self_attn"} <= set(kept)
+    assert "" not in kept
+    assert not [a for a in kept for b in kept if b.startswith(f"{a}.")]
+
+
+def test_a_plan_is_written_and_then_followed_without_a_search(file, bench, tmp_path):
+    arguments = (*QUICK, "--no-energy", "--threads", "1", "--batch-size", "2", "--plan", "x.plan")
+    first = bench(file, *arguments, "--json")
+    assert "fc1" in first.stderr  # layer by layer
+    plan = read_plan(tmp_path / "x.plan")
+    assert (plan.threads, plan.batch_sizes) == (1, (2,))
+    lines = tuple(
+        replace(line, kernel="codes" if line.name == "fc3" else "dense") for line in plan.layers
+    )
+    lines = tuple(replace(line, norm=None, activation=None) for line in lines)
+    replace(plan, layers=lines, chains=()).save(tmp_path / "x.plan")
+    second = bench(file, *arguments, "--json")
+    assert "fc1" not in second.stderr
+    rows = {row["layer"]: row for row in sections(second)[1]["Layers, 1 thread"]["rows"]}
+    assert [rows[name]["kernel"] for name in ("fc1", "fc2", "fc3")] == ["dense", "dense", "codes"]
+
+
+def test_the_energy_of_the_dense_network_is_that_of_the_stated_model(file, bench):
+    _, parts = sections(bench(file, *QUICK, "--no-layers", "--batch-size", "10", "--json"))
+    dense, deployed = parts["Energy"]["rows"]
+    assert (dense["network"], deployed["network"]) == ("dense", "deployed")
+    assert dense["estimate: arithmetic uJ"] == pytest.approx(MACS * 4.6e-6)
+    assert dense["estimate: weights uJ"] == pytest.approx(50_610 * 640e-6 / 10)
+    assert deployed["estimate: arithmetic uJ"] <= dense["estimate: arithmetic uJ"]
+    for row in (dense, deployed):
+        both = row["estimate: arithmetic uJ"] + row["estimate: weights uJ"]
+        assert row["estimate: uJ a sample"] == pytest.approx(both)
+    model, measured = parts["Energy"]["notes"]
+    assert model.startswith("Estimate, not measured")
+    assert measured.startswith("Measured: ")
+    assert ("not available" in measured) == ("measured: uJ a sample" not in dense)
+
+
+def test_memory_is_that_of_processes_that_run_one_of_the_networks(file, bench):
+    arguments = ("--runs", "1", "--no-layers", "--no-energy", "--batch-size", "4")
+    _, parts = sections(bench(file, *arguments, "--json"))
+    dense, deployed = parts["Memory"]["rows"]
+    assert (dense["network"], deployed["network"]) == ("dense", "deployed")
+    assert dense["weight bytes"] == 4 * 50_610
+    assert 0 < deployed["weight bytes"] <= dense["weight bytes"]
+    for row in (dense, deployed):
+        assert row["peak bytes, made ready"] >= dense["weight bytes"]
+        assert row["peak bytes, made ready"] < 20_000_000
+    assert "fresh process" in parts["Memory"]["notes"][0]
+
+
+def test_what_is_not_wanted_is_left_out(file, bench):
+    _, parts = sections(bench(file, *QUICK, "--no-layers", "--no-energy", "--json"))
+    assert list(parts) == ["Machine"]
+
+
+def test_a_person_sees_tables(file, bench):
+    text = bench(file, *QUICK, "--batch-size", "1").stdout
+    for expected in ("Bench of net.terse", "lenet-300-100", "fc2", "denormals", "(the rest)"):
+        assert expected in text
+    assert "answers differently" not in text
+
+
+def test_a_deployed_network_that_answers_differently_is_told(file, bench, monkeypatch):
+    deploy = bench_parts.deploy
+
+    def spoilt(model, *arguments, **options):
+        other = copy.deepcopy(model)
+        with torch.no_grad():
+            other.fc3.weight.mul_(1.01)
+            other.fc3.bias.mul_(1.01)
+        return deploy(other, *arguments, **options)
+
+    monkeypatch.setattr(bench_parts, "deploy", spoilt)
+    report, _ = sections(bench(file, *QUICK, "--no-layers", "--no-energy", "--json"))
+    assert report["summary"]["outputs differ by, relative"] == pytest.approx(0.01, rel=1e-2)
+    assert "answers differently" in report["notes"][-1]
+
+
+def test_a_difference_that_is_no_number_is_told(file, bench, monkeypatch):
+    deploy = bench_parts.deploy
+
+    def spoilt(model, *arguments, **options):
+        other = copy.deepcopy(model)
+        nn.init.constant_(other.fc3.bias, float("nan"))
+        return deploy(other, *arguments, **options)
+
+    monkeypatch.setattr(bench_parts, "deploy", spoilt)
+    report, _ = sections(bench(file, *QUICK, "--no-layers", "--no-energy", "--json"))
+    assert "answers differently" in report["notes"][-1]
+
+
+def test_an_interrupt_ends_it_with_130(file, bench, monkeypatch):
+    def interrupted(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(bench_parts, "latencies", interrupted)
+    assert "interrupted" in bench(file, *QUICK, code=130).stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--batch-size", "0"], 2, r"--batch-size 0: expected 1 or more"),
+        (["--threads", "-1"], 2, r"--threads -1: expected 1 or more"),
+        (["--runs", "0"], 2, r"--runs 0: expected 1 or more"),
+        (["--model", "lenet-6"], 2, r"'lenet-6'.*did you mean 'lenet-5'"),
+        (
+            ["--plan", "x.plan", "--threads", "1", "--threads", "2"],
+            2,
+            r"x\.plan: is for one number",
+        ),
+        (["--plan", "no/x.plan"], 1, r"x\.plan: the folder .*no' does not exist"),
+    ],
+)
+def test_wrong_use_gives_one_message(arguments, code, message, file, bench):
+    result = bench(file, *arguments, code=code)
+    assert re.search(message, result.stderr.replace("\n", " "))
+    assert "Traceback" not in result.output
+
+
+def test_a_file_without_names_needs_them_said(bench, tmp_path):
+    safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
+    assert "does not say for which task it is; give --task" in bench("a.safetensors", code=2).stderr
+
+
+def test_a_file_that_is_not_there_is_named(bench):
+    assert "no.terse: No such file" in bench("no.terse", code=1).stderr
