@@ -7,6 +7,9 @@
 namespace tersor {
 
 #if defined(TERSOR_X86_KERNELS)
+namespace avx512_vnni {
+extern const Kernels table;
+}
 namespace avx512 {
 extern const Kernels table;
 }
@@ -21,16 +24,18 @@ extern const Kernels table;
 namespace {
 
 struct Choice {
-    const Kernels* kernels[3];
-    const char* names[3];
+    const Kernels* kernels[4];
+    const char* names[4];
     std::size_t count = 0;
 
     Choice() {
 #if defined(TERSOR_X86_KERNELS)
         __builtin_cpu_init();
         if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
-            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl"))
+            __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
+            if (__builtin_cpu_supports("avx512vnni")) add(avx512_vnni::table);
             add(avx512::table);
+        }
         if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) add(avx2::table);
 #endif
         add(plain::table);

@@ -57,6 +57,11 @@ struct Kernels {
     // out[i] = sum over row first + i of book[code] * x[column]; x has `padded_columns` floats.
     void (*codes_dot)(const CodeMatrix&, std::uint64_t first, std::uint64_t count, const float* x, float* out);
 
+    // out[i] = unit * (sum over row first + i of code * (x[column] - 2^31)) of signed 8-bit codes, exact
+    // but for the last rounding. `x` has four planes of groups * 64 bytes, low ones first, each in the
+    // order of the codes. At most 2^14 groups. Null where there are no instructions for it.
+    void (*integers_dot)(const CodeMatrix&, std::uint64_t first, std::uint64_t count, const std::uint8_t* x, double unit, float* out);
+
     void (*sigmoid)(float* v, std::size_t n);
     void (*tanh)(float* v, std::size_t n);
 

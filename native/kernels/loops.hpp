@@ -392,6 +392,33 @@ static void codes_rows(const CodeMatrix& m, std::uint64_t first, std::uint64_t c
     }
 }
 
+#if defined(__AVX512VNNI__)
+static void integers_dot(const CodeMatrix& m, std::uint64_t first, std::uint64_t count, const std::uint8_t* x, double unit, float* out) {
+    const std::uint64_t bytes = m.groups() * 64;
+    const __m512i ones = _mm512_set1_epi8(1);
+    for (std::uint64_t r = 0; r < count; ++r) {
+        const std::uint8_t* row = m.codes + (first + r) * bytes;
+        __m512i sums[4] = {}, weights = _mm512_setzero_si512();
+        for (std::uint64_t i = 0; i < bytes; i += 64) {
+            const __m512i codes = _mm512_loadu_si512(row + i);
+            weights = _mm512_dpbusd_epi32(weights, ones, codes);
+            for (int plane = 0; plane < 4; ++plane)
+                sums[plane] = _mm512_dpbusd_epi32(sums[plane], _mm512_loadu_si512(x + static_cast<std::uint64_t>(plane) * bytes + i), codes);
+        }
+        // Below 2^63: a plane's sum is below 2^14 * 64 * 255 * 128 < 2^36.
+        std::int64_t total = -(static_cast<std::int64_t>(_mm512_reduce_add_epi32(weights)) << 31);
+        for (int plane = 0; plane < 4; ++plane) {
+            const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sums[plane]));
+            const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sums[plane], 1));
+            total += _mm512_reduce_add_epi64(_mm512_add_epi64(low, high)) << (8 * plane);
+        }
+        out[r] = static_cast<float>(static_cast<double>(total) * unit * static_cast<double>(m.scales[first + r]));
+    }
+}
+#else
+constexpr decltype(Kernels::integers_dot) integers_dot = nullptr;
+#endif
+
 static void codes_dot(const CodeMatrix& m, std::uint64_t first, std::uint64_t count, const float* x, float* out) {
     if (m.affine == 1) return codes_rows<8, true>(m, first, count, x, out);
     switch (m.bits) {
@@ -404,4 +431,4 @@ static void codes_dot(const CodeMatrix& m, std::uint64_t first, std::uint64_t co
 
 #include "gates.hpp"
 
-extern const Kernels table = {isa_name, width, dot, multiply, finish, finish_each, transpose, codes_dot, sigmoid, tanh_of, lstm_gates, gru_gates};
+extern const Kernels table = {isa_name, width, dot, multiply, finish, finish_each, transpose, codes_dot, integers_dot, sigmoid, tanh_of, lstm_gates, gru_gates};
