@@ -30,7 +30,7 @@ from torch import Tensor, nn
 
 from tersor.run import Plan, deploy, plan_of
 from tersor.run.layers import CsrLinear, DeployedLinear
-from tersor.run.packing import entries_of, pack_codes, pack_sparse
+from tersor.run.packing import Entries, entries_of, pack_codes, pack_integers, pack_sparse
 from tersor.tasks import build_model
 
 Calls = dict[str, Callable[[], object]]
@@ -224,15 +224,21 @@ def linear_rows(threads: int, limits: tuple[float, float], seconds: float) -> It
 
 
 def codes_rows(limits: tuple[float, float], seconds: float) -> Iterator[str]:
-    yield "| bits | tersor ms | limit ms | dense fp32 / tersor (bar) | dense fp32 ms | bf16 ms |"
-    yield "| ---: | ---: | ---: | ---: | ---: | ---: |"
+    yield "| weights | tersor ms | limit ms | dense fp32 / tersor (bar) | dense fp32 ms | bf16 ms |"
+    yield "| --- | ---: | ---: | ---: | ---: | ---: |"
     x = torch.randn(1, 4096)
+    generator = torch.Generator().manual_seed(0)
+    ways: dict[str, tuple[Tensor, Callable[[Entries], Tensor | None]]] = {}
     for bits in (1, 2, 4, 8):
-        generator = torch.Generator().manual_seed(0)
         values = torch.linspace(-1, 1, 1 << bits)
         matrix = values[torch.randint(1 << bits, (4096, 4096), generator=generator)]
+        ways[f"codes of {bits} bits"] = (matrix, pack_codes)
+    integers = torch.randint(-127, 128, (4096, 4096), generator=generator)
+    scales = torch.rand(4096, 1, generator=generator)
+    ways["8-bit integers, a scale a row"] = (integers * scales, pack_integers)
+    for name, (matrix, pack) in ways.items():
         half, x_half = matrix.bfloat16(), x.bfloat16()
-        packed = pack_codes(entries_of(matrix))
+        packed = pack(entries_of(matrix))
         assert packed is not None
         layer = DeployedLinear("layer", "codes", "codes", packed, 4096, 4096)
         times = medians(
@@ -244,9 +250,9 @@ def codes_rows(limits: tuple[float, float], seconds: float) -> Iterator[str]:
             seconds,
         )
         limit = limit_ms(1, layer.weight_bytes, 0, limits)
-        bar = f"{times['dense'] / times['tersor']:.2f}" + (" (3)" if bits == 4 else "")
+        bar = f"{times['dense'] / times['tersor']:.2f}" + (" (3)" if "4 bits" in name else "")
         yield (
-            f"| {bits} | {times['tersor']:.3f} | {limit:.3f} | {bar} | {times['dense']:.3f} | "
+            f"| {name} | {times['tersor']:.3f} | {limit:.3f} | {bar} | {times['dense']:.3f} | "
             f"{times['bf16']:.3f} |"
         )
 
