@@ -16,7 +16,7 @@ from tersor.cli.main import app
 from tersor.core.seeding import seed_everything
 from tersor.prune import prune_
 from tersor.run import deploy, plan_of, read_plan
-from tersor.store import save
+from tersor.store import load, save
 from tersor.tasks import build_model
 
 MACS = 64 * 300 + 300 * 100 + 100 * 10
@@ -31,6 +31,17 @@ def file(tmp_path_factory):
     prune_(model, 0.05, allocation="uniform")
     path = tmp_path_factory.mktemp("bench") / "net.terse"
     save(model, path, metadata={"task": "digits", "model": "lenet-300-100"})
+    return path
+
+
+@pytest.fixture(scope="module")
+def sparse_plan(file):
+    """A plan by which every layer runs on a kernel that skips zeros, faster or not."""
+    model = load(file, into=build_model("lenet-300-100", input_shape=(1, 8, 8)))
+    path = file.with_name("sparse.plan")
+    options = {"batch_sizes": (2,), "threads": 1, "prefer": "memory", "plan": path}
+    plan = plan_of(deploy(model, torch.zeros(2, 1, 8, 8), **options))
+    assert {line.kernel.partition("/")[0] for line in plan.layers} <= {"sparse", "values", "csr"}
     return path
 
 
@@ -54,10 +65,11 @@ def sections(result):
 def test_every_number_of_threads_and_samples_is_a_row_with_both_networks(file, bench):
     before, threads = file.read_bytes(), torch.get_num_threads()
     sizes = ("--batch-size", "3", "--batch-size", "400", "--batch-size", "3")
-    result = bench(file, *QUICK, *sizes, "--threads", "1", "--threads", "2", "--json")
+    counts = ("--threads", "2", "--threads", "1", "--threads", "2")
+    result = bench(file, *QUICK, *sizes, *counts, "--json")
     report, parts = sections(result)
     places = [(row["threads"], row["batch"]) for row in report["rows"]]
-    assert places == [(1, 3), (1, 400), (2, 3), (2, 400)]
+    assert places == [(2, 3), (2, 400), (1, 3), (1, 400)]
     for row in report["rows"]:
         for name in ("dense", "deployed"):
             assert 0 < row[f"{name} p50 ms"] <= row[f"{name} p90 ms"] <= row[f"{name} p99 ms"]
@@ -65,7 +77,7 @@ def test_every_number_of_threads_and_samples_is_a_row_with_both_networks(file, b
         assert row["times faster"] == row["dense p50 ms"] / row["deployed p50 ms"]
     assert report["summary"]["file bytes"] == len(before)
     assert report["summary"]["outputs differ by, relative"] < 1e-5
-    assert list(parts) == ["Layers, 1 thread", "Layers, 2 threads", "Energy", "Machine"]
+    assert list(parts) == ["Layers, 2 threads", "Layers, 1 thread", "Energy", "Machine"]
     assert file.read_bytes() == before
     assert torch.get_num_threads() == threads
     assert "timing with 2 threads, 400 samples a pass" in result.stderr
@@ -151,6 +163,18 @@ def test_memory_is_that_of_processes_that_run_one_of_the_networks(file, bench):
         assert row["peak bytes, made ready"] >= dense["weight bytes"]
         assert row["peak bytes, made ready"] < 20_000_000
     assert "fresh process" in parts["Memory"]["notes"][0]
+
+
+def test_sparse_kernels_hold_fewer_bytes_and_multiply_with_no_zero(file, sparse_plan, bench):
+    arguments = ("--runs", "1", "--batch-size", "2", "--threads", "1", "--plan", sparse_plan)
+    _, parts = sections(bench(file, *arguments, "--json"))
+    for row in parts["Layers, 1 thread"]["rows"][:-1]:
+        assert row["deployed bytes"] < 0.6 * row["dense bytes"]
+    _, deployed = parts["Energy"]["rows"]
+    assert deployed["estimate: arithmetic uJ"] == pytest.approx(0.05 * MACS * 4.6e-6)
+    held = [row["weight bytes"] for row in parts["Memory"]["rows"]]
+    assert held[1] < 0.3 * held[0]
+    assert deployed["estimate: weights uJ"] == pytest.approx(held[1] * 160e-6 / 2)
 
 
 def test_what_is_not_wanted_is_left_out(file, bench):
