@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tersor.core.machine import flushes_denormals
 from tersor.run.example import batch_of, call, copy_of, difference
 from tersor.run.following import followings, order_of_calls
 from tersor.run.layers import Deployed, DeployedChain, DeployedLinear
@@ -85,7 +86,7 @@ class Choice:
             milliseconds=times,
             difference=worst,
             denormals=denormals,
-            flushed=_flushes_denormals(),
+            flushed=flushes_denormals(),
             notes=tuple(notes),
             chains=tuple(chains),
         )
@@ -306,8 +307,3 @@ def _denormals(weight: Tensor) -> int:
     if weight.dtype != torch.float32:
         return 0
     return int(((weight.abs() < _DENORMAL) & (weight != 0)).sum())
-
-
-def _flushes_denormals() -> bool:
-    """Whether this thread takes denormal numbers as zero; torch does not tell, so one is made."""
-    return bool(torch.tensor([1e-30]).mul(1e-10).item() == 0.0)

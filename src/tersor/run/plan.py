@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import platform
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -15,6 +14,7 @@ import torch
 from tersor import _native
 from tersor.core.errors import ConfigError
 from tersor.core.files import replacing
+from tersor.core.machine import processor
 from tersor.core.report import Report
 from tersor.version import __version__
 
@@ -69,7 +69,7 @@ class Machine:
 
     @classmethod
     def here(cls, threads: int) -> Machine:
-        return cls(_processor(), _native.isa(), threads, torch.__version__, __version__)
+        return cls(processor(), _native.isa(), threads, torch.__version__, __version__)
 
 
 @dataclass(frozen=True)
@@ -204,14 +204,3 @@ def _row(layer: LayerPlan) -> dict[str, str | int | float | bool | None]:
     row["dense bytes"] = layer.dense_bytes
     row["why not"] = layer.reason
     return row
-
-
-def _processor() -> str:
-    """The processor's own name where the system tells it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    except OSError:
-        pass  # only Linux has the file
-    return platform.processor() or platform.machine()
