@@ -29,10 +29,25 @@ const float* padded(const float* x, std::size_t batch, std::size_t columns, std:
     return copy;
 }
 
-bool finite(const float* x, std::size_t count) {
-    float sum = 0;  // 0 * x is 0, but NaN for infinities and NaN
-    for (std::size_t i = 0; i < count; ++i) sum += 0.0f * x[i];
-    return sum == 0;
+// Whether fixed-point numbers hold every sample: all are finite, and of those that are not zero at most
+// half are so much smaller than the largest that they would have fewer bits than a float.
+bool even(const float* x, std::size_t batch, std::size_t columns) {
+    constexpr float small = 1.0f / 1024;  // 2^20 units or fewer
+    for (std::size_t b = 0; b < batch; ++b, x += columns) {
+        float most = 0, nothing = 0;
+        for (std::size_t c = 0; c < columns; ++c) {
+            most = std::max(most, std::fabs(x[c]));
+            nothing += 0.0f * x[c];  // 0, but NaN for infinities and NaN
+        }
+        if (nothing != 0) return false;
+        std::size_t zeros = 0, low = 0;
+        for (std::size_t c = 0; c < columns; ++c) {
+            zeros += x[c] == 0;
+            low += std::fabs(x[c]) < small * most;
+        }
+        if (2 * (low - zeros) > columns - zeros) return false;
+    }
+    return true;
 }
 
 // A sample as 32-bit fixed-point numbers, 2^31 added, in planes of their bytes in the order of a row's
@@ -144,7 +159,7 @@ void sparse_linear(const SparseMatrix& m, const float* x, std::size_t batch, flo
 
 void codes_linear(const CodeMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
     const Kernels& k = kernels();
-    if (m.affine == 1 && k.integers_dot != nullptr && m.groups() <= (1 << 14) && finite(x, batch * m.columns))
+    if (m.affine == 1 && k.integers_dot != nullptr && m.groups() <= (1 << 14) && even(x, batch, m.columns))
         return integers_linear(m, x, batch, out, f, threads);
     const std::size_t wide = m.padded_columns();
     const float* from = padded(x, batch, m.columns, wide);

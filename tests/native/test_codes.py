@@ -76,6 +76,17 @@ def test_products_of_integers_keep_to_the_size_of_the_input(isa, factor):
     assert error(got, want) <= (1e-5 if factor == 1e-38 else CLOSE)  # denormal inputs have few bits
 
 
+@pytest.mark.parametrize("largest", [1e3, 1e5, 1e10])
+def test_one_large_input_does_not_drown_the_others(isa, largest):
+    codes, scales, matrix = integer_matrix(6, 200)
+    codes[:, 7], matrix[:, 7] = 0, 0
+    x = numbers(2, 200)
+    x[1, 7] = largest
+    want = x.double() @ matrix.double().T
+    got = linear(packed(codes, scales, 8, affine=True), x, 6, coded=True)
+    assert error(got, want) <= CLOSE
+
+
 @pytest.mark.parametrize("special", [torch.inf, -torch.inf, torch.nan])
 def test_what_is_not_finite_goes_through_integers_as_through_floats(isa, special):
     codes, scales, matrix = integer_matrix(6, 40)

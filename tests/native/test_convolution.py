@@ -98,8 +98,8 @@ def test_padding_may_be_larger_than_the_kernel(isa, padding, kernel, stride):
 
 
 @pytest.mark.parametrize("stride", [(1, 1), (2, 2)])
-def test_images_beyond_the_size_of_a_canvas_are_taken_in_turns(isa, stride):
-    # 8 x 100 x 100 values are a third of the 2^18 that are laid out at once; 7 images take 3 turns.
+def test_many_images_are_taken_in_turns_with_the_same_bits_for_any_threads(isa, stride):
+    # More pixels than are laid out at once, by far.
     weight = sparse_matrix(5, 8 * 9, density=0.2).view(5, 8, 3, 3)
     x = numbers(7, 8, 100, 100)
     geometry = {"stride": stride, "padding": (1, 1)}
@@ -111,7 +111,7 @@ def test_images_beyond_the_size_of_a_canvas_are_taken_in_turns(isa, stride):
     assert torch.equal(convolved(packed, x, want, (3, 3), **geometry), got)
 
 
-def test_an_image_larger_than_a_canvas_is_taken_alone(isa):
+def test_an_image_that_is_large_by_itself(isa):
     weight = sparse_matrix(3, 2 * 25, density=0.3).view(3, 2, 5, 5)
     x = numbers(2, 2, 400, 401)
     want = functional.conv2d(x.double(), weight.double(), padding=2)
