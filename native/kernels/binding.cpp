@@ -147,11 +147,14 @@ void bind_kernels(nb::module_& m) {
         codes_linear(codes_view(bytes_at(weights, size)), at<const float>(x), batch, at<float>(out), finish_of(scale, bias, activation), threads);
     });
     m.def("recurrent", [](int cell, bool reverse, Address input, std::size_t input_size, bool input_coded, Address hidden, std::size_t hidden_size, bool hidden_coded,
-                          Address input_bias, Address hidden_bias, Address x, std::size_t steps, std::size_t batch, Address h, Address c, Address out,
-                          std::size_t stride, int threads) {
+                          Address input_bias, Address hidden_bias, Address x, std::size_t steps, std::size_t batch, std::size_t inputs, std::size_t units,
+                          Address h, Address c, Address out, std::size_t stride, int threads) {
         if (cell != 0 && cell != 1) throw std::invalid_argument("cell " + std::to_string(cell));
         const Recurrence layer{static_cast<Cell>(cell), packed_view(input, input_size, input_coded), packed_view(hidden, hidden_size, hidden_coded),
                                at<const float>(input_bias), at<const float>(hidden_bias), reverse};
+        if (layer.input.columns() != inputs || layer.recurrent.columns() != units)
+            throw std::invalid_argument("recurrent layer: " + std::to_string(inputs) + " inputs and " + std::to_string(units) + " units, expected " +
+                                        std::to_string(layer.input.columns()) + " and " + std::to_string(layer.recurrent.columns()));
         nb::gil_scoped_release release;
         recurrent(layer, at<const float>(x), steps, batch, at<float>(h), at<float>(c), at<float>(out), stride, threads);
     });
@@ -180,7 +183,7 @@ void bind_kernels(nb::module_& m) {
         max_pool(p, at<const float>(x), at<float>(out), threads);
     });
     m.def("activate", [](Address values, std::size_t count, int activation) {
-        kernels().finish(at<float>(values), count, 1.0f, 0.0f, finish_of(0, 0, activation).activation);
+        kernels().finish_each(at<float>(values), count, nullptr, nullptr, finish_of(0, 0, activation).activation);
     }, nb::arg("values"), nb::arg("count"), nb::arg("activation"));
 }
 

@@ -45,8 +45,10 @@ struct Kernels {
     void (*multiply)(const SparseMatrix&, std::uint64_t block, const float* x,
                      const std::int32_t* offsets, int vectors, float* sums);
 
-    // v = activation(v * scale + bias), elementwise.
-    void (*finish)(float* v, std::size_t n, float scale, float bias, Activation);
+    // out = activation(v * scale + bias), elementwise. `out` may be `v` if n is a multiple of `width`.
+    void (*finish)(const float* v, std::size_t n, float scale, float bias, Activation, float* out);
+    // As memcpy, which costs more for a few floats.
+    void (*copy)(const float* from, std::size_t n, float* to);
     // v[i] = activation(v[i] * scale[i] + bias[i]); null = 1 and 0.
     void (*finish_each)(float* v, std::size_t n, const float* scale, const float* bias, Activation);
 

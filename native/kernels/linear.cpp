@@ -143,7 +143,7 @@ void side_by_side(const SparseMatrix& m, const float* x, std::size_t batch, floa
         k.multiply(m, block, turned + p.first * m.columns, nullptr, p.vectors, sums);
         for (std::size_t r = 0; r < rows; ++r)
             k.finish(sums + r * wide, wide, f.scale == nullptr ? 1.0f : f.scale[first + r],
-                     f.bias == nullptr ? 0.0f : f.bias[first + r], f.activation);
+                     f.bias == nullptr ? 0.0f : f.bias[first + r], f.activation, sums + r * wide);
         k.transpose(sums, rows, p.samples, wide, out + p.first * m.rows + first, m.rows);
     });
 }

@@ -168,14 +168,13 @@ static void multiply_block(const SparseMatrix& m, std::uint64_t block, const flo
     std::uint64_t next = m.starts[block];
     alignas(64) float value[bunch];
     alignas(64) std::int32_t place[bunch];
-    for (std::uint64_t i = 0; i < rows * lanes; ++i) sums[i] = 0;
     for (std::uint64_t t = 0; t < tiles; ++t, counts += m.row_block) {
         const auto tile = static_cast<std::int32_t>(t * m.tile);
         for (std::uint64_t r = 0; r < rows; ++r) {
             std::uint64_t left = counts[r];
-            if (left == 0) continue;
+            if (left == 0 && t > 0) continue;
             Lanes sum[chains][vectors];
-            for (int v = 0; v < vectors; ++v) sum[0][v] = load(sums + r * lanes + v * width);
+            for (int v = 0; v < vectors; ++v) sum[0][v] = t == 0 ? Lanes{} : load(sums + r * lanes + v * width);
             for (int c = 1; c < chains; ++c)
                 for (int v = 0; v < vectors; ++v) sum[c][v] = Lanes{};
             while (left > 0) {
@@ -238,8 +237,34 @@ static inline void over(float* v, std::size_t n, Each&& each) {
     for (std::size_t k = i; k < n; ++k) v[k] = rest[k - i];
 }
 
-static void finish(float* v, std::size_t n, float scale, float bias, Activation activation) {
-    over(v, n, [&](Lanes x, std::size_t, int) { return activated(x * all(scale) + all(bias), activation); });
+// out = each(v): the last vector ends at n, so it may do some elements a second time.
+template <class Each>
+static inline void from_to(const float* v, std::size_t n, float* out, Each&& each) {
+    if (n < width) {
+        float some[width] = {};
+        for (std::size_t i = 0; i < n; ++i) some[i] = v[i];
+        store(some, each(load(some)));
+        for (std::size_t i = 0; i < n; ++i) out[i] = some[i];
+        return;
+    }
+    for (std::size_t i = 0; i + width < n; i += width) store(out + i, each(load(v + i)));
+    store(out + n - width, each(load(v + n - width)));
+}
+
+static void finish(const float* v, std::size_t n, float scale, float bias, Activation activation, float* out) {
+    const Lanes by = all(scale), shift = all(bias);
+    switch (activation) {
+        case Activation::none:
+            return from_to(v, n, out, [&](Lanes x) { return x * by + shift; });
+        case Activation::relu:
+            return from_to(v, n, out, [&](Lanes x) { return activated(x * by + shift, Activation::relu); });
+        default:
+            return from_to(v, n, out, [&](Lanes x) { return activated(x * by + shift, activation); });
+    }
+}
+
+static void copy(const float* from, std::size_t n, float* to) {
+    from_to(from, n, to, [](Lanes x) { return x; });
 }
 
 static inline Lanes part(const float* p, std::size_t i, int n, float none) {
@@ -431,4 +456,4 @@ static void codes_dot(const CodeMatrix& m, std::uint64_t first, std::uint64_t co
 
 #include "gates.hpp"
 
-extern const Kernels table = {isa_name, width, dot, multiply, finish, finish_each, transpose, codes_dot, integers_dot, sigmoid, tanh_of, lstm_gates, gru_gates};
+extern const Kernels table = {isa_name, width, dot, multiply, finish, copy, finish_each, transpose, codes_dot, integers_dot, sigmoid, tanh_of, lstm_gates, gru_gates};

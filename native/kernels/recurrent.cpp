@@ -198,7 +198,7 @@ struct Run {
         parallel(m.blocks(), share, [&](std::size_t block) {
             const std::size_t row = block * m.row_block;
             k.multiply(m, block, turned, nullptr, vectors, to + row * wide);
-            for (std::size_t r = row; r < row + m.block_rows(block); ++r) k.finish(to + r * wide, wide, 1.0f, bias[r], Activation::none);
+            for (std::size_t r = row; r < row + m.block_rows(block); ++r) k.finish(to + r * wide, wide, 1.0f, bias[r], Activation::none, to + r * wide);
         });
     }
 };

@@ -37,7 +37,7 @@ struct Recurrence {
     std::size_t hidden() const { return recurrent.columns(); }
 };
 
-// Runs x (steps, batch, inputs) through the layer. h and c (batch, hidden) are the state before and
+// Runs x (steps, batch, inputs) through the layer, `inputs` being the input matrix's columns. h and c (batch, hidden) are the state before and
 // then after; c is for lstm alone. Step t of sample b is written at out + (t * batch + b) * stride.
 // Throws std::invalid_argument: the matrices' sides do not fit each other.
 void recurrent(const Recurrence& layer, const float* x, std::size_t steps, std::size_t batch, float* h, float* c,
