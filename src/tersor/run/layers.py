@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -20,6 +20,7 @@ from tersor.run.operators import (
     refuse_gradient,
     traced,
 )
+from tersor.run.packing import refusal
 
 
 class Deployed(nn.Module):
@@ -41,13 +42,57 @@ class Deployed(nn.Module):
         return self.__dict__ | {"_prepared": None}  # a copy has tensors of its own
 
     def _apply(self, fn: Any, recurse: bool = True) -> Deployed:
+        like = fn(torch.empty(0))
+        if like.dtype != torch.float32 or not like.is_cpu:
+            raise ConfigError(
+                f"{self.name}: a deployed layer is torch.float32 on the CPU, not {like.dtype} on "
+                f"{like.device}"
+            )
         self._prepared = None
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         return self
 
-    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        """Nothing is taken if a tensor would let the kernels read or write beyond their memory."""
+        given = {n: state_dict[prefix + n] for n in self._buffers if prefix + n in state_dict}
+        refused = self._refused(given, bool(local_metadata.get("assign_to_params_buffers")))
+        if refused:
+            error_msgs.extend(f"{prefix}{text}" for text in refused)
+            return
         self._prepared = None
-        super()._load_from_state_dict(*args, **kwargs)
+        super()._load_from_state_dict(
+            state_dict,
+            prefix,
+            local_metadata,
+            strict,
+            missing_keys,
+            unexpected_keys,
+            error_msgs,
+        )
+
+    def _refused(self, given: Mapping[str, Tensor], assign: bool) -> list[str]:
+        """What is wrong with tensors that are to be loaded into this layer itself."""
+        found = []
+        for name, tensor in given.items():
+            own = self._buffers[name]
+            kept = torch.float32 if tensor.is_floating_point() else tensor.dtype
+            if tensor.is_meta or (assign and not (tensor.is_cpu and tensor.dtype == kept)):
+                found.append(
+                    f"{name}: {tensor.dtype} on {tensor.device}, expected torch.float32 on the CPU"
+                )
+            elif own is not None and own.dtype == torch.uint8:
+                text = refusal(tensor, own)
+                found += [f"{name}: {text}"] if text else []
+        return found
 
     def train(self, mode: bool = True) -> Deployed:
         """Raises ConfigError for True: a deployed layer has no weights that could be trained."""
@@ -323,14 +368,25 @@ class CsrLinear(Deployed):
         """(out_features, in_features), made from the storage."""
         return self._rows().to_dense()
 
+    def _refused(self, given: Mapping[str, Tensor], assign: bool) -> list[str]:
+        found = super()._refused(given, assign)
+        starts, columns, values = (
+            given.get(f"packed_{part}") for part in ("starts", "columns", "values")
+        )
+        if not found and starts is not None and columns is not None and values is not None:
+            shape = (self.out_features, self.in_features)
+            try:
+                torch.sparse_csr_tensor(starts, columns, values, shape, check_invariants=True)
+            except RuntimeError as error:
+                found.append(f"packed: {error}")
+        return found
+
     def forward(self, x: Tensor) -> Tensor:
         try:
             refuse_gradient(x)
+            operators.require_input(x, self.in_features)
         except ConfigError as error:
             raise self._located(error) from None
-        if x.shape[-1:] != (self.in_features,):
-            text = f"input of shape {tuple(x.shape)}, expected (*, {self.in_features})"
-            raise self._located(ConfigError(text))
         flat = x.reshape(-1, self.in_features)
         out = (self._rows() @ flat.t()).t()
         out = out if self.bias is None else out + self.bias

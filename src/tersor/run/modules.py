@@ -43,7 +43,7 @@ def replace_site(work: nn.Module, site: Site, made: nn.Module) -> None:
     """Put `made` in the place of a layer and of what follows it."""
     for name in (site.following.norm, site.following.activation):
         if name is not None:
-            put(work, name, nn.Identity())
+            put(work, name, nn.Identity().eval())
     put(work, site.name, made)
     for module in work.modules():
         # torch's fast path of an encoder layer takes the dense weights out of the layer's parts.
@@ -67,5 +67,5 @@ def chain(work: nn.Module, names: tuple[str, ...]) -> None:
     layers = [work.get_submodule(name) for name in names]
     assert all(isinstance(layer, DeployedLinear) for layer in layers)
     for name in names[1:]:
-        put(work, name, nn.Identity())
+        put(work, name, nn.Identity().eval())
     put(work, names[0], DeployedChain(layers))  # type: ignore[arg-type]

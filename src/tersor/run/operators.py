@@ -229,12 +229,17 @@ def out_sides(
     return out
 
 
-def _checked(x: Tensor, columns: int) -> Tensor:
+def require_input(x: Tensor, columns: int) -> None:
+    """Raise ConfigError unless x is float32 on the CPU, (*, columns)."""
     if x.dtype != torch.float32 or not x.is_cpu:
         raise ConfigError(f"input of {x.dtype} on {x.device}, expected torch.float32 on the CPU")
     shape = x.shape
     if not shape or shape[-1] != columns:
         raise ConfigError(f"input of shape {tuple(shape)}, expected (*, {columns})")
+
+
+def _checked(x: Tensor, columns: int) -> Tensor:
+    require_input(x, columns)
     return x.contiguous()
 
 

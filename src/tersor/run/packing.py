@@ -213,8 +213,8 @@ def _grid(values: NDArray[np.float32]) -> tuple[np.float32, NDArray[np.int64]] |
     sides = np.unique(np.abs(values))
     if not np.isfinite(sides).all():
         return None
-    # The step is the least value divided by a small integer, and the largest one tells it best.
-    for divisor in range(1, 9):
+    # The step is the least value divided by an integer, and the largest one tells it best.
+    for divisor in range(1, 129):
         steps = round(float(sides[-1]) / (float(sides[0]) / divisor))
         if steps > 128:
             return None
@@ -224,6 +224,8 @@ def _grid(values: NDArray[np.float32]) -> tuple[np.float32, NDArray[np.int64]] |
             np.nextafter(scale, np.float32(0)),
             np.nextafter(scale, sides[-1]),
         ):
+            if candidate == 0:  # below the least denormal number
+                continue
             integers = np.rint(values / candidate).astype(np.int64)
             fits = integers.min() >= -128 and integers.max() <= 127
             if fits and np.array_equal(integers.astype(np.float32) * candidate, values):
@@ -242,6 +244,28 @@ def _packed_codes(
     out = torch.empty(_native.codes_bytes(rows, columns, bits, affine), dtype=torch.uint8)
     _native.codes_pack(rows, columns, bits, affine, codes, table, out.numpy())
     return out
+
+
+def refusal(given: Tensor, own: Tensor) -> str:
+    """Why packed bytes cannot take the place of others in a layer, or "" where they can."""
+    given = given.cpu()
+    if given.shape != own.shape:
+        return ""  # torch itself tells
+    if given.dtype != torch.uint8 or not torch.equal(given[:8], own[:8]):
+        return "the bytes hold none of the matrices that this layer is made of"
+    here, there = (t[8:40].view(torch.int64).tolist() for t in (given, own))
+    if here[:2] != there[:2]:
+        return f"{here[0]} x {here[1]} weights, expected {there[0]} x {there[1]}"
+    try:
+        if bytes(given[:7].tolist()) == b"TSPARSE":
+            if here[2] != there[2]:
+                return f"blocks of {here[2]} rows, expected {there[2]}"
+            _native.sparse_check(given.numpy())
+        elif _native.codes_bytes(here[0], here[1], here[2], bool(here[3])) != len(given):
+            return f"codes of {here[2]} bits in {len(given)} bytes"
+    except ValueError as error:
+        return str(error)
+    return ""
 
 
 def require_float32(weight: Tensor, name: str) -> None:
