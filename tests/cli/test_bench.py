@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from typer.testing import CliRunner
 
+import tersor
 from tersor.cli import bench_parts
 from tersor.cli.main import app
 from tersor.core.seeding import seed_everything
@@ -249,7 +250,47 @@ def test_wrong_use_gives_one_message(arguments, code, message, file, bench):
 
 def test_a_file_without_names_needs_them_said(bench, tmp_path):
     safetensors.torch.save_file({"a": torch.ones(1)}, tmp_path / "a.safetensors")
-    assert "does not say for which task it is; give --task" in bench("a.safetensors", code=2).stderr
+    assert (
+        "does not say for which model it is; give --model" in bench("a.safetensors", code=2).stderr
+    )
+    said = bench("a.safetensors", "--model", "lenet-5", code=2).stderr
+    assert "does not say for which task it is; give --task, or --input-shape" in said
+
+
+def test_a_network_of_ones_own_is_built_by_a_function(bench, tmp_path, monkeypatch):
+    (tmp_path / "own_network.py").write_text(
+        "from torch import nn\n"
+        "def build():\n"
+        "    return nn.Sequential(nn.Flatten(), nn.Linear(12, 4))\n"
+        "def number():\n"
+        "    return 7\n"
+    )
+    monkeypatch.chdir(tmp_path)
+    weights = {"1.weight": torch.ones(4, 12), "1.bias": torch.zeros(4)}
+    safetensors.torch.save_file(weights, tmp_path / "own.safetensors")
+    rest = ("--input-shape", "3,2,2", "--no-memory", "--no-energy", "--runs", "10")
+    result = bench("own.safetensors", "--model", "own_network:build", *rest)
+    assert re.search(r"samples +random", result.stdout)
+    for name, message in (
+        ("own_network:number", "gives a int, expected a torch.nn.Module"),
+        ("own_network:built", "expected module:function"),
+        ("no_such_network:build", "No module named 'no_such_network'"),
+    ):
+        failed = bench("own.safetensors", "--model", name, *rest, code=2)
+        assert message in failed.stderr.replace("\n", " ")
+    wrong = bench("own.safetensors", "--model", "own_network:build", "--input-shape", "3,x", code=2)
+    assert "--input-shape 3,x: expected numbers" in wrong.stderr
+
+
+def test_without_the_data_of_its_task_a_network_is_timed_on_random_samples(bench, tmp_path):
+    tersor.save(
+        tersor.build_model("lenet-300-100"),
+        tmp_path / "net.terse",
+        metadata={"task": "mnist", "model": "lenet-300-100"},
+    )
+    options = ("--data-dir", str(tmp_path), "--no-memory", "--no-energy", "--no-layers")
+    result = bench("net.terse", "--runs", "10", *options)
+    assert "random, as the data is not there" in result.stdout.replace("\n", " ")
 
 
 def test_a_file_that_is_not_there_is_named(bench):

@@ -11,13 +11,14 @@ from torch import Tensor
 
 from tersor.cli.bench_parts import Bench, time_rows
 from tersor.cli.door import guarded
-from tersor.cli.networks import network_of
+from tersor.cli.networks import built
 from tersor.cli.options import DataDir, Json
 from tersor.cli.showing import show
-from tersor.core.errors import ConfigError
+from tersor.core.errors import ConfigError, DataError
 from tersor.core.report import Report, Value
 from tersor.measure.machine import machine
-from tersor.tasks import MODELS, TASKS, Task
+from tersor.store import load_into, metadata, read_tensors
+from tersor.tasks import INPUT_SHAPES, MODELS, TASKS, Task, load_task
 
 _ALIKE = 1e-3
 """Relative difference of the outputs above which the report warns: sums in another order are not
@@ -57,30 +58,50 @@ def bench_command(
     ] = None,
     model: Annotated[
         str | None,
-        typer.Option(help=f"One of: {', '.join(MODELS)}. Default: what the .terse file says."),
+        typer.Option(
+            help=f"One of: {', '.join(MODELS)}; or a function without arguments that builds a "
+            "network of your own, as module:function. Default: what the .terse file says."
+        ),
+    ] = None,
+    input_shape: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIDES",
+            help="Of one sample, as 3,224,224: then samples are random and no data is read. "
+            "Default: samples of the task.",
+        ),
     ] = None,
     data_dir: DataDir = None,
     as_json: Json = False,
 ) -> None:
     """Time a network as torch runs it against the same network deployed, layer by layer.
 
-    Both are timed in turns within one run, on samples of the validation set. Also: the peak memory
-    of a process that runs only one of them, an estimate of the energy, and how far the outputs
-    are from each other.
+    Both are timed in turns within one run, on samples of the validation set, or on random ones
+    where the data is not there. Also: the peak memory of a process that runs only one of them, an
+    estimate of the energy, and how far the outputs are from each other.
 
     Examples:
 
       tersor compress && tersor bench digits-lenet-300-100.terse
 
       tersor bench net.terse --batch-size 1 --batch-size 64 --threads 1 --threads 4 --no-energy
+
+      tersor bench model.safetensors --model mine:build --input-shape 3,224,224
     """
     sizes = _wanted("--batch-size", batch_size, [1, 16])
     counts = _wanted("--threads", threads, [torch.get_num_threads()])
     _wanted("--runs", [runs], [])
     if plan is not None and len(counts) > 1:
         raise ConfigError(f"--plan {plan}: is for one number of threads, give --threads once")
-    network, task_name, model_name, data = network_of(file, task, model, data_dir)
-    bench = Bench(file, model_name, network, _samples(data, max(sizes)), sizes, runs, plan)
+    said = metadata(file) if file.suffix == ".terse" else {}
+    task_name, model_name = task or said.get("task"), model or said.get("model")
+    if model_name is None:
+        raise ConfigError(f"{file}: does not say for which model it is; give --model")
+    samples, kind = _samples(file, task_name, input_shape, data_dir, max(sizes))
+    network = load_into(
+        built(model_name, tuple(samples.shape[1:])), read_tensors(file), source=file
+    ).eval()
+    bench = Bench(file, model_name, network, samples, sizes, runs, plan)
     deployed = {count: bench.deploy(count) for count in counts}
     difference = max(bench.difference(deployed[count], count) for count in counts)
     times = {count: bench.whole(deployed[count], count) for count in counts}
@@ -94,6 +115,7 @@ def bench_command(
     summary: dict[str, Value] = {
         "task": task_name,
         "model": model_name,
+        "samples": kind,
         "file bytes": file.stat().st_size,
         "timed passes of each": runs,
         "outputs differ by, relative": difference,
@@ -112,7 +134,35 @@ def _wanted(option: str, numbers: list[int] | None, default: list[int]) -> list[
     return list(dict.fromkeys(numbers or default))
 
 
-def _samples(task: Task, count: int) -> Tensor:
+def _samples(
+    file: Path, task: str | None, shape: str | None, data_dir: str | None, count: int
+) -> tuple[Tensor, str]:
+    """So many inputs, and what they are."""
+    if shape is not None:
+        return _random(count, _sides(shape)), "random"
+    if task is None:
+        raise ConfigError(
+            f"{file}: does not say for which task it is; give --task, or --input-shape"
+        )
+    try:
+        return _first(load_task(task, data_dir=data_dir), count), "of the validation set"
+    except DataError:
+        # How long a pass takes does not depend on what is in the picture.
+        return _random(count, INPUT_SHAPES[task]), "random, as the data is not there"
+
+
+def _sides(shape: str) -> tuple[int, ...]:
+    parts = shape.split(",")
+    if not all(part.strip().isdigit() and int(part) > 0 for part in parts):
+        raise ConfigError(f"--input-shape {shape}: expected numbers, such as 3,224,224")
+    return tuple(int(part) for part in parts)
+
+
+def _random(count: int, shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+
+
+def _first(task: Task, count: int) -> Tensor:
     """The first inputs of the validation set, from the beginning again where they are too few."""
     found: list[Tensor] = []
     while sum(map(len, found)) < count:

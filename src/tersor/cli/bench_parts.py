@@ -14,6 +14,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from tersor.cli.networks import built
 from tersor.core.report import Report, Value
 from tersor.measure import (
     Latency,
@@ -30,7 +31,6 @@ from tersor.measure.observing import observing
 from tersor.run import Plan, deploy, plan_of
 from tersor.run.example import difference
 from tersor.store import load_into, open_, read_tensors
-from tersor.tasks import build_model
 
 DENSE, DEPLOYED = "dense", "deployed"
 
@@ -237,7 +237,7 @@ def deployed_passes(
 
 
 def _filled(file: Path, model_name: str, samples: Tensor) -> nn.Module:
-    network = build_model(model_name, input_shape=tuple(samples.shape[1:]))
+    network = built(model_name, tuple(samples.shape[1:]))
     return load_into(network, read_tensors(file), source=file).eval()
 
 

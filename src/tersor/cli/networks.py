@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import sys
 from pathlib import Path
 
 from torch import nn
@@ -44,6 +46,30 @@ def network_of(
     task_name, model_name = str(names["task"]), str(names["model"])
     task = load_task(task_name, data_dir=data_dir, batch_size=batch_size)
     return _filled(_built(task, model_name), file), task_name, model_name, task
+
+
+def built(name: str, input_shape: tuple[int, ...]) -> nn.Module:
+    """A network with fresh weights: one of `MODELS`, or of one's own as "module:function".
+
+    The module is looked for in the working folder, too; the function takes no arguments.
+
+    Raises:
+        ConfigError: there is no such module or function, or it gives no `nn.Module`.
+    """
+    if ":" not in name:
+        return build_model(name, input_shape=input_shape)
+    module_name, _, function_name = name.partition(":")
+    if str(Path.cwd()) not in sys.path:
+        sys.path.insert(0, str(Path.cwd()))
+    try:
+        function = getattr(importlib.import_module(module_name), function_name)
+    except (ImportError, AttributeError) as error:
+        raise ConfigError(f"--model {name}: {error}; expected module:function") from error
+    network = function()
+    if not isinstance(network, nn.Module):
+        kind = type(network).__name__
+        raise ConfigError(f"--model {name}: gives a {kind}, expected a torch.nn.Module")
+    return network
 
 
 def _built(task: Task, name: str) -> nn.Module:

@@ -19,6 +19,14 @@ TASKS: dict[str, Callable[[str | os.PathLike[str] | None, int | None], Task]] = 
 }
 """Name of a task to the function that loads it, called with data folder and batch size."""
 
+INPUT_SHAPES: dict[str, tuple[int, ...]] = {
+    "digits": (1, 8, 8),
+    "mnist": (1, 28, 28),
+    "fashion-mnist": (1, 28, 28),
+    "cifar10": (3, 32, 32),
+}
+"""Name of a task to the shape of one sample, (channels, height, width)."""
+
 
 def load_task(
     name: str,
