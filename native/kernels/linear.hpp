@@ -18,7 +18,7 @@ struct Finish {
 };
 
 // Up to so many samples are multiplied one by one: more are put side by side first.
-constexpr std::size_t most_single = 4;
+constexpr std::size_t most_single = 2;
 
 // Below so many multiplications another thread costs more than it saves.
 constexpr std::size_t least_for_threads = 40000;

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.core.machine import flushes_denormals
-from tersor.run.example import batch_of, call, copy_of, difference
+from tersor.run.example import Arguments, batch_of, call, copy_of, difference
 from tersor.run.following import followings, order_of_calls
 from tersor.run.layers import Deployed, DeployedChain, DeployedLinear
 from tersor.run.modules import chain, copied, folded, replace_site
@@ -34,7 +34,7 @@ class Choice:
     """One search for the fastest kernels; `work` is changed."""
 
     work: nn.Module
-    example: tuple[Any, ...]
+    example: Arguments
     sizes: tuple[int, ...]
     machine: Machine
     prefer: str
@@ -92,7 +92,7 @@ class Choice:
         )
 
     def _inputs(
-        self, batches: Mapping[int, tuple[Any, ...]]
+        self, batches: Mapping[int, Arguments]
     ) -> tuple[dict[int, dict[int, Any]], dict[int, Any]]:
         """What each layer is called with at each batch size, by its id; and the model's outputs."""
         inputs: dict[int, dict[int, Any]] = {}
@@ -288,12 +288,12 @@ def caller(module: nn.Module, args: Any, kwargs: Any) -> Callable[[], object]:
 
 
 def _whole(
-    plain: nn.Module, work: nn.Module, batches: Mapping[int, tuple[Any, ...]]
+    plain: nn.Module, work: nn.Module, batches: Mapping[int, Arguments]
 ) -> dict[str, dict[int, float]]:
     """Times of the whole model, before and after."""
     times: dict[str, dict[int, float]] = {"dense": {}, "deployed": {}}
     for size, batch in batches.items():
-        both = {"dense": caller(plain, batch, {}), "deployed": caller(work, batch, {})}
+        both = {"dense": caller(plain, *batch), "deployed": caller(work, *batch)}
         for name, milliseconds in race(both, seconds=0.5, least=9).items():
             times[name][size] = milliseconds
     return times

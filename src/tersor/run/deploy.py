@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -25,7 +25,7 @@ from tersor.run.sites import weights_of
 
 def deploy(
     model: nn.Module,
-    example_input: Tensor | tuple[Any, ...],
+    example_input: Tensor | tuple[Any, ...] | Mapping[str, Any],
     *,
     batch_sizes: Iterable[int] | None = None,
     threads: int | None = None,
@@ -48,7 +48,8 @@ def deploy(
 
     Args:
         model: float32 on the CPU; it is not changed. With `weights` it may be on the meta device.
-        example_input: what the model is called with: a batch, or a tuple of arguments.
+        example_input: what the model is called with: a batch, a tuple of arguments, or a mapping of
+            named ones.
         batch_sizes: to time at; the tensors of `example_input` are cut or repeated along their
             first dimension. None = the example as it is.
         threads: of torch while it is timed; None = as they are.
@@ -125,7 +126,7 @@ def _compiled(work: nn.Module, example: Arguments, sizes: tuple[int, ...]) -> nn
     compiled = torch.compile(work)
     batches = {size: batch_of(example, size) for size in sizes}
     times = {
-        size: race({"plain": caller(work, b, {}), "compiled": caller(compiled, b, {})})  # type: ignore[arg-type]
+        size: race({"plain": caller(work, *b), "compiled": caller(compiled, *b)})  # type: ignore[arg-type]
         for size, b in batches.items()
     }
     made = plan_of(work)

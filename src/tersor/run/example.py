@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,13 +11,17 @@ from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
 
-Arguments = tuple[Any, ...]
+Arguments = tuple[tuple[Any, ...], dict[str, Any]]
+"""Of one call, without and with names."""
 
 
-def arguments(example: Tensor | Arguments) -> Arguments:
+def arguments(example: Tensor | tuple[Any, ...] | Mapping[str, Any]) -> Arguments:
     """The arguments of a call. ConfigError: none of them is a tensor, or it is not on the CPU."""
-    given = example if isinstance(example, tuple) else (example,)
-    first = next((a for a in given if isinstance(a, Tensor)), None)
+    if isinstance(example, Mapping):
+        given: Arguments = ((), dict(example))
+    else:
+        given = (example if isinstance(example, tuple) else (example,), {})
+    first = next(_tensors(given), None)
     if first is None:
         raise ConfigError("deploy: the example input has no tensor")
     if not first.is_cpu:
@@ -31,7 +35,7 @@ def checked_sizes(sizes: Iterable[int] | None, example: Arguments) -> tuple[int,
     Raises:
         ConfigError: one is below 1, or the example has no sample that could be repeated.
     """
-    first = next(a for a in example if isinstance(a, Tensor))
+    first = next(_tensors(example))
     if sizes is None:
         return (first.shape[0] if first.dim() else 1,)
     checked = tuple(dict.fromkeys(sizes))
@@ -51,17 +55,18 @@ def batch_of(example: Arguments, size: int) -> Arguments:
         times = -(-size // argument.shape[0])
         return argument.repeat(times, *[1] * (argument.dim() - 1))[:size]
 
-    return tuple(sized(argument) for argument in example)
+    args, kwargs = example
+    return tuple(map(sized, args)), {name: sized(value) for name, value in kwargs.items()}
 
 
 def call(model: nn.Module, batch: Arguments) -> Any:
     """The model's output. ConfigError: it does not take this input."""
     try:
-        return model(*batch)
+        return model(*batch[0], **batch[1])
     except (RuntimeError, TypeError, IndexError) as error:
         if isinstance(error, ConfigError):
             raise
-        shapes = ", ".join(str(tuple(a.shape)) for a in batch if isinstance(a, Tensor))
+        shapes = ", ".join(str(tuple(a.shape)) for a in _tensors(batch))
         raise ConfigError(f"deploy: the model does not take inputs of {shapes}: {error}") from error
 
 
