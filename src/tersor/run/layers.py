@@ -366,7 +366,15 @@ class CsrLinear(Deployed):
     @property
     def weight(self) -> Tensor:
         """(out_features, in_features), made from the storage."""
-        return self._rows().to_dense()
+        shape = (self.out_features, self.in_features)
+        rows = torch.sparse_csr_tensor(
+            self.packed_starts,
+            self.packed_columns,
+            self.packed_values,
+            shape,
+            check_invariants=False,
+        )
+        return rows.to_dense()
 
     def _refused(self, given: Mapping[str, Tensor], assign: bool) -> list[str]:
         found = super()._refused(given, assign)
@@ -382,25 +390,14 @@ class CsrLinear(Deployed):
         return found
 
     def forward(self, x: Tensor) -> Tensor:
+        weight = (self.packed_values, self.packed_columns, self.packed_starts)
+        if traced(x):
+            return torch.ops.tersor.csr_linear(x, *weight, self.in_features, self.bias)  # type: ignore[no-any-return]
         try:
             refuse_gradient(x)
-            operators.require_input(x, self.in_features)
+            return operators.csr_linear(x, *weight, self.in_features, self.bias)
         except ConfigError as error:
             raise self._located(error) from None
-        flat = x.reshape(-1, self.in_features)
-        out = (self._rows() @ flat.t()).t()
-        out = out if self.bias is None else out + self.bias
-        return out.reshape(*x.shape[:-1], self.out_features).contiguous()
-
-    def _rows(self) -> Tensor:
-        shape = (self.out_features, self.in_features)
-        return torch.sparse_csr_tensor(
-            self.packed_starts,
-            self.packed_columns,
-            self.packed_values,
-            shape,
-            check_invariants=False,
-        )
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, kernel=csr"

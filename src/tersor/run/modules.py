@@ -13,13 +13,21 @@ from tersor.run.sites import Site
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """The model in eval mode with modules of its own; tensors are shared and need no gradient."""
+    """The model in eval mode with modules of its own; tensors are shared and need no gradient.
+
+    An `nn.TransformerEncoder` does not pack padded sequences, for which it takes the dense weights
+    out of its layers: padded positions come out as in training, and not as zeros.
+    """
     kept: dict[int, Any] = {}
     for parameter in model.parameters():
         kept[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     for buffer in model.buffers():
         kept[id(buffer)] = buffer
-    return copy.deepcopy(model, kept).eval()
+    work = copy.deepcopy(model, kept).eval()
+    for module in work.modules():
+        if isinstance(module, nn.TransformerEncoder):
+            module.use_nested_tensor = False
+    return work
 
 
 def own(work: nn.Module) -> None:

@@ -113,6 +113,24 @@ def chain(x: Tensor, calls: Sequence[Call]) -> Tensor:
     return out
 
 
+def csr_linear(
+    x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, width: int, bias: Tensor | None
+) -> Tensor:
+    """x @ weight.T + bias by torch's own sparse rows.
+
+    Shapes: x (*, width) -> (*, rows); values, columns (entries,); starts (rows + 1,); bias (rows,).
+
+    Raises:
+        ConfigError: x is of another dtype, device or width.
+    """
+    require_input(x, width)
+    rows = starts.numel() - 1
+    weight = torch.sparse_csr_tensor(starts, columns, values, (rows, width), check_invariants=False)
+    out = (weight @ x.reshape(-1, width).t()).t()
+    out = out if bias is None else out + bias
+    return out.reshape(*x.shape[:-1], rows).contiguous()
+
+
 def convolution(
     x: Tensor,
     packed: Tensor,
@@ -266,6 +284,9 @@ _CONVOLUTION_SCHEMA = (
 )
 
 _ROWS_SCHEMA = "(Tensor ids, Tensor packed, SymInt rows, SymInt columns) -> Tensor"
+_CSR_SCHEMA = (
+    "(Tensor x, Tensor values, Tensor columns, Tensor starts, SymInt width, Tensor? bias) -> Tensor"
+)
 _POOL_SCHEMA = "(Tensor x, int[] kernel, int[] stride, int[] padding) -> Tensor"
 
 
@@ -306,6 +327,13 @@ def _fake_linear(
     return x.new_empty((*x.shape[:-1], rows))
 
 
+def _fake_csr(
+    x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, width: int, bias: Tensor | None
+) -> Tensor:
+    torch._check(x.shape[-1] == width, lambda: f"expected (*, {width})")
+    return x.new_empty((*x.shape[:-1], starts.shape[0] - 1))
+
+
 def _fake_convolution(
     x: Tensor,
     packed: Tensor,
@@ -337,6 +365,7 @@ LIBRARY = torch.library.Library("tersor", "DEF")
 for _name, _schema, _kernel, _fake in (
     ("sparse_linear", _LINEAR_SCHEMA, _sparse_linear, _fake_linear),
     ("codes_linear", _LINEAR_SCHEMA, _codes_linear, _fake_linear),
+    ("csr_linear", _CSR_SCHEMA, csr_linear, _fake_csr),
     ("sparse_convolution", _CONVOLUTION_SCHEMA, convolution, _fake_convolution),
     ("sparse_rows", _ROWS_SCHEMA, rows_of, _fake_rows),
     ("max_pool", _POOL_SCHEMA, max_pool, _fake_pool),
