@@ -240,6 +240,8 @@ def recurrent(
     x: int,
     steps: int,
     batch: int,
+    inputs: int,
+    units: int,
     h: int,
     c: int,
     out: int,
@@ -249,7 +251,7 @@ def recurrent(
     """One layer and direction of an LSTM (cell 0) or GRU (1), tensors by address; 0 = none.
 
     x (steps, batch, inputs) -> out, whose samples are `stride` floats apart; h and c (batch,
-    hidden) become the state after the last step. ValueError: matrices of other sides.
+    units) become the state after the last step. ValueError: matrices of other sides.
     """
 
 def linear_chain(
