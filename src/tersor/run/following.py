@@ -57,7 +57,7 @@ def followings(model: nn.Module, order: Mapping[str, str]) -> dict[str, Followin
             continue
         if after is not None and _is_norm_of(layer, modules[after]):
             norm, after = after, order.get(after)
-        if after is not None and activation_of(modules[after]) is None:
+        if after is not None and (activation_of(modules[after]) is None or hooked(modules[after])):
             after = None
         if norm is not None or after is not None:
             found[name] = Following(norm, after)
@@ -92,7 +92,12 @@ def norm_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
 
 def _is_norm_of(layer: nn.Module, after: nn.Module) -> bool:
     kind = nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d
-    return type(after) is kind and after.running_mean is not None
+    return type(after) is kind and after.running_mean is not None and not hooked(after)
+
+
+def hooked(module: nn.Module) -> bool:
+    """Whether other code is called with what the module takes or gives."""
+    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _graph(model: nn.Module) -> fx.Graph | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from tersor.run.layers import Deployed, DeployedChain, DeployedLinear
@@ -23,6 +23,10 @@ def copied(model: nn.Module) -> nn.Module:
         kept[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     for buffer in model.buffers():
         kept[id(buffer)] = buffer
+    for module in model.modules():
+        for value in vars(module).values():
+            if isinstance(value, Tensor) and not value.is_leaf:  # a weight that pruning computed
+                kept[id(value)] = value.detach().clone()
     work = copy.deepcopy(model, kept).eval()
     for module in work.modules():
         if isinstance(module, nn.TransformerEncoder):

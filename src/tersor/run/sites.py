@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from tersor.run import attention, recurrent
 from tersor.run.attention import DeployedAttention
-from tersor.run.following import NOTHING, Following, activation_of, norm_of
+from tersor.run.following import NOTHING, Following, activation_of, hooked, norm_of
 from tersor.run.layers import (
     CsrLinear,
     Deployed,
@@ -249,7 +249,10 @@ def weight_matrix(layer: nn.Module, name: str) -> Tensor:
 def _why_not(module: nn.Module, weights: tuple[str, ...]) -> str:
     for name in weights:
         owner, _, last = name.rpartition(".")
-        if last not in module.get_submodule(owner)._parameters:
+        held = module.get_submodule(owner)._parameters
+        if last not in held and f"{last}_orig" in held:
+            return "pruned by a mask that is not in its weight: torch.nn.utils.prune.remove first"
+        if last not in held:
             return "parametrised: torch.nn.utils.parametrize.remove_parametrizations first"
         weight = module.get_parameter(name)
         if weight.dtype != torch.float32:
@@ -260,8 +263,8 @@ def _why_not(module: nn.Module, weights: tuple[str, ...]) -> str:
             return "no weights"
     if _is_pool(module) and (module.return_indices or module.ceil_mode or module.dilation != 1):
         return "indices, ceil_mode or a dilation"
-    if _hooked(module):
-        return "hooks are registered on it (torch.nn.utils.prune.remove takes away that of pruning)"
+    if hooked(module):
+        return "hooks are registered on it"
     if isinstance(module, nn.Conv2d) and module.padding_mode != "zeros":
         return f"padding with {module.padding_mode!r}"
     if isinstance(module, nn.Conv2d) and _uneven(module):
@@ -277,10 +280,6 @@ def _why_not(module: nn.Module, weights: tuple[str, ...]) -> str:
 
 def _is_pool(module: nn.Module) -> TypeGuard[nn.MaxPool2d]:
     return type(module).forward is nn.MaxPool2d.forward
-
-
-def _hooked(module: nn.Module) -> bool:
-    return bool(module._forward_hooks or module._forward_pre_hooks)
 
 
 def _reach(layer: nn.Conv2d) -> Iterator[int]:
