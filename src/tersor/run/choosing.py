@@ -26,6 +26,7 @@ Progress = Callable[[str, int, int], None]
 GAIN = 0.97  # a kernel must take at most this share of the dense layer's time
 _TIE = 1.03  # times as slow as the fastest is about as fast
 _CLOSE = 1e-5  # and differ from it by at most this share of the largest value
+_FAR_OFF = 1e-3  # so much of the largest output is no other order of sums
 _DENORMAL = torch.finfo(torch.float32).tiny
 
 
@@ -50,6 +51,7 @@ class Choice:
         inputs, outputs = self._inputs(batches)
         order = order_of_calls(self.work)
         found, skipped = sites(self.work, followings(self.work, order))
+        found = [_fitting(site, inputs.get(id(site.layer), {})) for site in found]
         denormals = sum(_denormals(p) for p in self.work.parameters())
         layers = []
         for done, site in enumerate(found):
@@ -60,8 +62,9 @@ class Choice:
             self.progress("whole model", len(found), len(found))
         notes = [f"{name}: stays as it is: {reason}" for name, reason in skipped.items()]
         chains = []
+        joined: list[str] = []
         for members in runs(plain, order, found):
-            taken = self._chain(members, inputs, notes)
+            taken = self._chain(members, inputs, joined)
             if taken:
                 chains.append(tuple(taken))
                 layers = [
@@ -69,16 +72,21 @@ class Choice:
                     for line in layers
                 ]
         times = _whole(plain, self.work, batches)
-        if self.prefer == "speed" and not _not_slower(times):
+        worst = _difference(self.work, batches, outputs)
+        undo = ""
+        if worst > _FAR_OFF >= _difference(plain, batches, outputs):  # the second: not by chance
+            # What follows a layer is read off the model's code, which may do otherwise.
+            undo = f"outputs differ by {worst:.1e} of the largest"
+        elif self.prefer == "speed" and not _not_slower(times):
             # Layers gained one by one and not together: their noise was taken for a gain.
-            notes.append("no gain for the model as a whole: all layers stay as they are")
+            undo = "no gain for the model as a whole"
+        if undo:
+            notes.append(f"{undo}: all layers stay as they are")
             _restore(self.work, plain)
-            layers = [_undone(layer) for layer in layers]
-            chains = []
+            layers = [_undone(layer, undo) for layer in layers]
+            chains, joined = [], []
             times = {name: dict(times["dense"]) for name in times}
-        worst = max(
-            difference(outputs[size], call(self.work, batch)) for size, batch in batches.items()
-        )
+            worst = _difference(self.work, batches, outputs)
         return Plan(
             layers=tuple(layers),
             machine=self.machine,
@@ -87,7 +95,7 @@ class Choice:
             difference=worst,
             denormals=denormals,
             flushed=flushes_denormals(),
-            notes=tuple(notes),
+            notes=(*notes, *joined),
             chains=tuple(chains),
         )
 
@@ -130,9 +138,9 @@ class Choice:
             return replace(line, reason="not selected")
         if inputs is None or len(inputs) < len(self.sizes):
             return replace(line, reason="not called with the example input")
-        if isinstance(site.layer, nn.Linear) and any(a[0].dim() != 2 for a, _ in inputs.values()):
-            # A batch norm behind (N, L, C) is not one of the features.
-            site = site if site.norm is None else site.without_following()
+        named_as_torch = isinstance(site.layer, nn.MultiheadAttention)
+        if not named_as_torch and not all(args for args, _ in inputs.values()):
+            return replace(line, reason="called with its input by name")
         line = replace(line, norm=site.following.norm)
         candidates: dict[str, nn.Module] = {}
         for kernel in site.kernels(entries, self.sizes):
@@ -152,12 +160,14 @@ class Choice:
             for size in self.sizes
         }
         by_kernel = {name: {s: times[s][name] for s in self.sizes} for name in whole}
-        kernel = self._fastest(by_kernel, candidates)
+        kernel = self._fastest(by_kernel, candidates, dense_bytes)
         ordered = sorted(candidates, key=lambda name: _geometric(by_kernel[name]))
         linear = {n: m for n in ordered if isinstance(m := candidates[n], DeployedLinear)}
         if linear:
             self.linear[site.name] = linear
         line = replace(line, milliseconds=by_kernel, kernel=kernel)
+        if kernel == "dense" and self.prefer == "memory":
+            return replace(line, norm=None, reason="no kernel takes less memory")
         if kernel == "dense":
             best = min(candidates, key=lambda name: _geometric(by_kernel[name]))
             gain = _geometric(by_kernel["dense"]) / _geometric(by_kernel[best])
@@ -209,11 +219,15 @@ class Choice:
         return difference(want, made(*args, **kwargs)) <= _CLOSE
 
     def _fastest(
-        self, times: Mapping[str, Mapping[int, float]], candidates: Mapping[str, nn.Module]
+        self,
+        times: Mapping[str, Mapping[int, float]],
+        candidates: Mapping[str, nn.Module],
+        dense_bytes: int,
     ) -> str:
+        taken = {name: _weight_bytes(made) for name, made in candidates.items()}
         if self.prefer == "memory":
-            smallest = [n for n in candidates if n != "folded"]
-            return min(smallest, key=lambda n: _weight_bytes(candidates[n]), default="dense")
+            small = [n for n in candidates if n != "folded" and taken[n] <= dense_bytes]
+            return min(small, key=lambda n: taken[n], default="dense")
         dense = times["dense"]
         gaining = [n for n in candidates if all(times[n][b] <= GAIN * dense[b] for b in dense)]
         if not gaining:
@@ -221,10 +235,25 @@ class Choice:
         # Of those that are about as fast as the fastest, the smallest.
         limit = _TIE * min(_geometric(times[n]) for n in gaining)
         fast = [n for n in gaining if _geometric(times[n]) <= limit]
-        return min(fast, key=lambda n: (_weight_bytes(candidates[n]), _geometric(times[n])))
+        return min(fast, key=lambda n: (taken[n], _geometric(times[n])))
 
 
-def _undone(layer: LayerPlan) -> LayerPlan:
+def _difference(
+    model: nn.Module, batches: Mapping[int, tuple[Any, ...]], outputs: Mapping[int, Any]
+) -> float:
+    """Largest difference of a model's outputs from others, relative to their largest value."""
+    return max(difference(outputs[size], call(model, batch)) for size, batch in batches.items())
+
+
+def _fitting(site: Site, inputs: Mapping[int, Any]) -> Site:
+    """The site without a batch norm behind (N, L, C), which is not one of the layer's features."""
+    if not isinstance(site.layer, nn.Linear) or site.norm is None:
+        return site
+    flat = all(args and args[0].dim() == 2 for args, _ in inputs.values())
+    return site if flat else site.without_following()
+
+
+def _undone(layer: LayerPlan, reason: str) -> LayerPlan:
     if layer.kernel == "dense":
         return layer
     return replace(
@@ -233,7 +262,7 @@ def _undone(layer: LayerPlan) -> LayerPlan:
         weight_bytes=layer.dense_bytes,
         norm=None,
         activation=None,
-        reason="no gain for the model as a whole",
+        reason=reason,
     )
 
 
@@ -269,8 +298,7 @@ def _modules_of(site: Site, work: nn.Module) -> list[nn.Module]:
 
 def _restore(work: nn.Module, plain: nn.Module) -> None:
     """Put the modules of `plain` back into `work`."""
-    for name, module in plain.named_children():
-        work._modules[name] = module
+    work._modules.update(plain._modules)
 
 
 def _weight_bytes(module: nn.Module) -> int:
