@@ -432,11 +432,11 @@ static void integers_dot(const CodeMatrix& m, std::uint64_t first, std::uint64_t
                 sums[plane] = _mm512_dpbusd_epi32(sums[plane], _mm512_loadu_si512(x + static_cast<std::uint64_t>(plane) * bytes + i), codes);
         }
         // Below 2^63: a plane's sum is below 2^14 * 64 * 255 * 128 < 2^36.
-        std::int64_t total = -(static_cast<std::int64_t>(_mm512_reduce_add_epi32(weights)) << 31);
+        std::int64_t total = -static_cast<std::int64_t>(_mm512_reduce_add_epi32(weights)) * (std::int64_t{1} << 31);
         for (int plane = 0; plane < 4; ++plane) {
             const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sums[plane]));
             const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sums[plane], 1));
-            total += _mm512_reduce_add_epi64(_mm512_add_epi64(low, high)) << (8 * plane);
+            total += _mm512_reduce_add_epi64(_mm512_add_epi64(low, high)) * (std::int64_t{1} << (8 * plane));
         }
         out[r] = static_cast<float>(static_cast<double>(total) * unit * static_cast<double>(m.scales[first + r]));
     }
