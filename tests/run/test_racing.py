@@ -1,10 +1,9 @@
 """The race of calls, by a clock that is set by hand."""
 
 import pytest
-import torch
 
 from tersor.run import racing
-from tersor.run.racing import race, threads
+from tersor.run.racing import race
 
 
 @pytest.fixture
@@ -52,14 +51,3 @@ def test_the_slowest_is_timed_no_more_but_the_first_is(clock):
 def test_short_calls_are_repeated_within_a_sample(clock):
     race({"short": clock.taking(1e-6)}, seconds=0.0, least=7)
     assert clock.calls == 2 + 7 * 200  # 200 of them take 0.2 ms
-
-
-def test_the_number_of_threads_is_put_back():
-    before = torch.get_num_threads()
-    with threads(before + 1) as used:
-        assert used == before + 1 == torch.get_num_threads()
-    with threads(None) as used:
-        assert used == before
-    with pytest.raises(KeyError), threads(before + 2):
-        raise KeyError
-    assert torch.get_num_threads() == before

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import sys
 import tempfile
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -16,6 +15,7 @@ from torch import Tensor, nn
 
 from tersor.cli.networks import built
 from tersor.core.report import Report, Value
+from tersor.core.threads import threads as core_threads
 from tersor.measure import (
     Latency,
     estimate_energy,
@@ -85,7 +85,7 @@ class Bench:
 
     def difference(self, deployed: nn.Module, threads: int) -> float:
         """The largest difference of two outputs, by the largest dense output of the batch."""
-        with _threads(threads), observing(self.network), observing(deployed):
+        with core_threads(threads), observing(self.network), observing(deployed):
             batches = [self.samples[:size] for size in self.sizes]
             return max(difference(self.network(batch), deployed(batch)) for batch in batches)
 
@@ -192,7 +192,7 @@ class Bench:
                     "estimate: arithmetic uJ": found.arithmetic_uj / size,
                     "estimate: weights uJ": found.memory_uj / size,
                 }
-                with _threads(threads), observing(network):
+                with core_threads(threads), observing(network):
                     metered = rapl(partial(network, self.samples[:size]))
                 missing = metered.missing
                 if metered.joules is not None:
@@ -275,16 +275,6 @@ def _layers(network: nn.Module, plan: Plan) -> list[_Layer]:
             found[name] = _Layer(row, (name,))
     order = [name for name, _ in network.named_modules() if name in found]
     return [found[name] for name in order]
-
-
-@contextlib.contextmanager
-def _threads(count: int) -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _of(count: int, thing: str) -> str:

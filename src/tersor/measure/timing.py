@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError, did_you_mean
+from tersor.core.threads import threads as core_threads
 from tersor.measure.observing import observing
 
 _TURN = 10
@@ -203,13 +204,8 @@ def _threads(where: str, runs: int, warmup: int, threads: int | None) -> Iterato
     for name, value, least in (("runs", runs, 1), ("warmup", warmup, 0), ("threads", threads, 1)):
         if value is not None and value < least:
             raise ConfigError(f"{where}: {name} {value}, expected {least} or more")
-    before = torch.get_num_threads()
-    try:
-        if threads is not None:
-            torch.set_num_threads(threads)
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
+    with core_threads(threads) as used:
+        yield used
 
 
 def _latency(seconds: Sequence[float], runs: int, batch: int, threads: int) -> Latency:

@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
+from tersor.core.threads import threads as core_threads
 from tersor.core.weights import Selectors, prunable
-from tersor.run import racing
 from tersor.run.applying import follow_plan, known_plan
 from tersor.run.choosing import GAIN, Choice, Progress, caller
 from tersor.run.example import Arguments, arguments, batch_of, checked_sizes
 from tersor.run.modules import copied, own
 from tersor.run.plan import Machine, Plan
 from tersor.run.racing import race
-from tersor.run.reading import Weights, fill
+from tersor.run.reading import Weights, fill, require_values
 from tersor.run.sites import weights_of
 
 
@@ -78,14 +78,16 @@ def deploy(
     sizes = checked_sizes(batch_sizes, example)
     if threads is not None and threads < 1:
         raise ConfigError(f"deploy: threads {threads}, expected 1 or more")
-    if weights_of(model):
+    if weights_of(model) or isinstance(model, nn.MaxPool2d):
         raise ConfigError(
             f"deploy: the model is a single {type(model).__name__}; put it into nn.Sequential"
         )
-    with racing.threads(threads) as used, torch.no_grad():
+    with core_threads(threads) as used, torch.no_grad():
         machine = Machine.here(used)
         known, notes = known_plan(plan, machine, sizes)
         work = copied(model)
+        if weights is None:
+            require_values(work)
         if known is not None:
             follow_plan(work, known, weights)
             made = replace(known, notes=notes)

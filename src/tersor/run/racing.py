@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
-
-import torch
+from collections.abc import Callable, Mapping
 
 _LEAST_SAMPLE = 2e-4  # seconds: shorter calls are repeated, as a clock and a wake-up cost as much
 _FAR = 3.0  # times as slow as the fastest
-
-
-@contextlib.contextmanager
-def threads(number: int | None) -> Iterator[int]:
-    """Run with so many of torch's threads, None = as they are; afterwards as before."""
-    before = torch.get_num_threads()
-    try:
-        if number is not None:
-            torch.set_num_threads(number)
-        yield torch.get_num_threads()
-    finally:
-        torch.set_num_threads(before)
 
 
 def race(
