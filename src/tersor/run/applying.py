@@ -9,6 +9,7 @@ from pathlib import Path
 from torch import nn
 
 from tersor.core.errors import ConfigError
+from tersor.run.choosing import runs
 from tersor.run.following import followings, order_of_calls
 from tersor.run.modules import chain, folded, replace_site
 from tersor.run.packing import entries_of
@@ -24,8 +25,8 @@ def known_plan(
     if plan is None:
         return None, ()
     if isinstance(plan, Plan):
-        notes = () if plan.machine == machine else (_other_machine(plan, machine),)
-        return plan, notes
+        other = () if plan.machine == machine else (_other_machine(plan, machine),)
+        return plan, (*plan.notes, *other)
     if not Path(plan).is_file():
         return None, ()
     found = read_plan(plan)
@@ -43,9 +44,9 @@ def _other_machine(plan: Plan, machine: Machine) -> str:
 
 def follow_plan(work: nn.Module, plan: Plan, weights: Weights | None) -> None:
     """Make the layers that a plan says."""
-    follow = followings(work, order_of_calls(work))
-    known = {site.name: site for site in sites(work, follow)[0]}
-    deployed = [layer for layer in plan.layers if layer.kernel not in ("dense", "folded")]
+    order = order_of_calls(work)
+    known = {site.name: site for site in sites(work, followings(work, order))[0]}
+    planned: list[tuple[LayerPlan, Site]] = []
     for layer in plan.layers:
         site = known.get(layer.name)
         if site is None or type(site.layer).__name__ != layer.kind:
@@ -53,23 +54,45 @@ def follow_plan(work: nn.Module, plan: Plan, weights: Weights | None) -> None:
                 f"deploy: the plan has a layer {layer.name!r} of {layer.kind}, which the model "
                 "has not; the plan is of another model"
             )
-    inside = {f"{layer.name}.{w}" for layer in deployed for w in known[layer.name].weights}
+        if layer.kernel != "dense":
+            site = _as_planned(site, layer)
+            if not site.takes(layer.kernel):
+                raise ConfigError(
+                    f"deploy: the plan lets {layer.name!r} run on {layer.kernel!r}, which "
+                    f"{layer.kind} has not; remove the plan, and it is measured anew"
+                )
+            planned.append((layer, site))
+    _require_chains(
+        plan, runs(work, order, [s for line, s in planned if line.kernel not in ("csr", "folded")])
+    )
+    deployed = [(layer, site) for layer, site in planned if layer.kernel != "folded"]
     if weights is not None:
-        fill(work, weights, inside)
-    for layer in plan.layers:
-        site = _as_planned(known[layer.name], layer)
+        fill(work, weights, {f"{site.name}.{w}" for _, site in deployed for w in site.weights})
+    for layer, site in planned:
         if layer.kernel == "folded":
             replace_site(work, site, folded(site))
-        elif layer.kernel != "dense":
-            made = site.make(layer.kernel, _source(site, weights))
-            if made is None:
-                raise ConfigError(
-                    f"deploy: {layer.name!r} cannot run on {layer.kernel} as the plan says: its "
-                    "values are others; remove the plan, and it is measured anew"
-                )
-            replace_site(work, site, made)
+            continue
+        made = site.make(layer.kernel, _source(site, weights))
+        if made is None:
+            raise ConfigError(
+                f"deploy: {layer.name!r} cannot run on {layer.kernel} as the plan says: its "
+                "values are others; remove the plan, and it is measured anew"
+            )
+        replace_site(work, site, made)
     for names in plan.chains:
         chain(work, names)
+
+
+def _require_chains(plan: Plan, found: list[list[Site]]) -> None:
+    """Raise ConfigError if layers that are to be one call do not follow each other."""
+    followed = [tuple(site.name for site in run) for run in found]
+    for names in plan.chains:
+        parts = (run[i : i + len(names)] for run in followed for i in range(len(run)))
+        if len(names) < 2 or names not in parts:
+            raise ConfigError(
+                f"deploy: the plan has {', '.join(map(repr, names))} in one call, and in the model "
+                "they do not follow each other on kernels; remove the plan, and it is measured anew"
+            )
 
 
 def _as_planned(site: Site, layer: LayerPlan) -> Site:

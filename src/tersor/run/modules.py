@@ -22,7 +22,7 @@ def copied(model: nn.Module) -> nn.Module:
     for parameter in model.parameters():
         kept[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     for buffer in model.buffers():
-        kept[id(buffer)] = buffer
+        kept[id(buffer)] = buffer.detach()
     for module in model.modules():
         for value in vars(module).values():
             if isinstance(value, Tensor) and not value.is_leaf:  # a weight that pruning computed

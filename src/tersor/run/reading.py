@@ -57,6 +57,17 @@ def fill(work: nn.Module, weights: Weights, without: set[str]) -> None:
                     tensors[name] = nn.Parameter(new, requires_grad=False)
                 else:
                     tensors[name] = new
+    require_values(work, without)
+
+
+def require_values(work: nn.Module, without: set[str] | None = None) -> None:
+    """Raise ConfigError if a tensor, but for some, is on the meta device."""
+    for name, tensor in (*work.named_parameters(), *work.named_buffers()):
+        if tensor.is_meta and name not in (without or ()):
+            raise ConfigError(
+                f"deploy: {name!r} is on the meta device, and no file has its values; make the "
+                "model on the CPU, or give weights that have them"
+            )
 
 
 def _read(weights: Weights, name: str) -> Tensor:
@@ -83,10 +94,9 @@ def stored_entries(weights: Weights, name: str, shape: torch.Size) -> Entries:
             raise ConfigError(f"deploy: {name!r} has neither values nor codes in the file")
         if of_part.dtype != torch.float32:
             raise ConfigError(f"deploy: {name!r} is {of_part.dtype} in the file, not torch.float32")
-        at = part.positions
-        if at is None:
-            at = of_part.nonzero().squeeze(1)
-            of_part = of_part[at]
+        kept = of_part.nonzero().squeeze(1)  # a file may have -0.0 among its entries
+        at = kept if part.positions is None else part.positions[kept]
+        of_part = of_part[kept]
         positions.append((at + part.begin).numpy())
         values.append(of_part.numpy())
         seen = part.begin + part.count

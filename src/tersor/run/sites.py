@@ -121,6 +121,21 @@ class Site:
             activation=activation,
         )
 
+    def takes(self, kernel: str) -> bool:
+        """Whether there is such a kernel for a layer of this kind, whatever its values are."""
+        layer = self.layer
+        kind, _, tile = kernel.partition("/")
+        if isinstance(layer, nn.MaxPool2d):
+            return kernel == "pool"
+        if kind in ("sparse", "values"):
+            return tile.isascii() and tile.isdecimal() and len(tile) <= 5 and int(tile) > 0
+        if kernel == "folded":
+            return self.norm is not None
+        if kernel in ("codes", "integers"):
+            return not isinstance(layer, nn.Conv2d | nn.Embedding)
+        attention_or_other = nn.Conv2d | nn.Embedding | nn.MultiheadAttention | nn.RNNBase
+        return kernel == "csr" and not isinstance(layer, attention_or_other)
+
     def kernels(self, entries: dict[str, Entries], batch_sizes: tuple[int, ...]) -> list[str]:
         """Kernels worth timing for the values of this layer."""
         layer = self.layer
