@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import re
+import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import safetensors.torch
@@ -50,8 +53,10 @@ def sparse_plan(file):
 def bench(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
 
-    def run(*arguments, code=0):
-        result = CliRunner().invoke(app, ["bench", *map(str, arguments)])
+    def run(*arguments, code=0, keep=False):
+        """With `keep` a plan beside the file is kept and followed; else each test searches anew."""
+        plan = () if keep or "--plan" in arguments else ("--no-plan",)
+        result = CliRunner().invoke(app, ["bench", *map(str, arguments), *plan])
         assert result.exit_code == code, result.output
         return result
 
@@ -124,6 +129,7 @@ def test_a_plan_is_written_and_then_followed_without_a_search(file, bench, tmp_p
     arguments = (*QUICK, "--no-energy", "--threads", "1", "--batch-size", "2", "--plan", "x.plan")
     first = bench(file, *arguments, "--json")
     assert "fc1" in first.stderr  # layer by layer
+    assert sections(first)[0]["summary"]["plan"] == "x.plan: measured"
     plan = read_plan(tmp_path / "x.plan")
     assert (plan.threads, plan.batch_sizes) == (1, (2,))
     lines = tuple(
@@ -133,8 +139,64 @@ def test_a_plan_is_written_and_then_followed_without_a_search(file, bench, tmp_p
     replace(plan, layers=lines, chains=()).save(tmp_path / "x.plan")
     second = bench(file, *arguments, "--json")
     assert "fc1" not in second.stderr
+    assert sections(second)[0]["summary"]["plan"] == "x.plan: followed"
     rows = {row["layer"]: row for row in sections(second)[1]["Layers, 1 thread"]["rows"]}
     assert [rows[name]["kernel"] for name in ("fc1", "fc2", "fc3")] == ["dense", "dense", "codes"]
+
+
+@pytest.fixture
+def young(file, tmp_path):
+    """The network in a folder of its own, an hour old, and the name of its plan."""
+    path = Path(shutil.copy(file, tmp_path / "young.terse"))
+    os.utime(path, (path.stat().st_mtime - 3600,) * 2)
+    return path, Path(f"{path}.plan.json")
+
+
+def test_the_plan_beside_a_file_is_followed_until_the_file_is_made_anew(young, bench):
+    file, plan = young
+    arguments = (*QUICK, "--no-energy", "--no-layers", "--batch-size", "2", "--threads", "1")
+
+    def said(*more):
+        result = bench(file, *arguments, *more, "--json", keep=True)
+        searched = "fc1" in result.stderr
+        return sections(result)[0]["summary"]["plan"], searched
+
+    assert said() == (f"{plan}: measured", True)
+    assert read_plan(plan).batch_sizes == (2,)
+    assert said() == (f"{plan}: followed", False)
+    assert said("--batch-size", "3") == (f"{plan}: measured", True)  # a size that is not in it
+    assert read_plan(plan).batch_sizes == (2, 3)
+    os.utime(file, (plan.stat().st_mtime + 3600,) * 2)
+    assert said() == (f"{plan}: measured", True)
+
+
+def test_the_plan_beside_a_file_is_that_of_the_first_number_of_threads(young, bench):
+    file, plan = young
+    arguments = (*QUICK, "--no-energy", "--no-layers", "--batch-size", "2")
+    counts = ("--threads", "2", "--threads", "1")
+    for done in ("measured", "followed"):
+        report, _ = sections(bench(file, *arguments, *counts, "--json", keep=True))
+        assert report["summary"]["plan"] == f"{plan}: {done}"
+        assert read_plan(plan).threads == 2
+
+
+def test_without_a_plan_none_is_read_and_none_is_left(young, bench):
+    file, plan = young
+    plan.write_text("no plan")
+    arguments = (*QUICK, "--no-energy", "--no-layers", "--batch-size", "2", "--json")
+    report, _ = sections(bench(file, *arguments))
+    assert report["summary"]["plan"] == "not kept"
+    assert plan.read_text() == "no plan"
+
+
+def test_a_plan_that_cannot_be_kept_beside_the_file_stops_nothing(young, bench):
+    file, plan = young
+    plan.mkdir()  # as good as a folder without the right to write, which root has
+    arguments = (*QUICK, "--no-energy", "--no-layers", "--batch-size", "2", "--json")
+    report, _ = sections(bench(file, *arguments, keep=True))
+    assert report["summary"]["plan"].startswith("measured, not kept: ")
+    assert "is a folder" in report["summary"]["plan"]
+    assert report["rows"]
 
 
 def test_the_energy_of_the_dense_network_is_that_of_the_stated_model(file, bench):
@@ -239,6 +301,7 @@ def test_an_interrupt_ends_it_with_130(file, bench, monkeypatch):
             2,
             r"x\.plan: is for one number",
         ),
+        (["--plan", "x.plan", "--no-plan"], 2, r"x\.plan and --no-plan: expected one"),
         (["--plan", "no/x.plan"], 1, r"x\.plan: the folder .*no' does not exist"),
     ],
 )

@@ -10,6 +10,7 @@ import typer
 from torch import Tensor
 
 from tersor.cli.bench_parts import Bench, time_rows
+from tersor.cli.bench_plan import deploy_by_plan
 from tersor.cli.door import guarded
 from tersor.cli.networks import built
 from tersor.cli.options import DataDir, Json
@@ -49,9 +50,13 @@ def bench_command(
         typer.Option(
             metavar="FILE",
             help="The plan of an earlier run: what is deployed by it needs no search. Where there "
-            "is none, or it is of another machine or of other sizes, it is written.",
+            "is none, or it is of another machine or of other sizes, it is written. Default: the "
+            "network's name with .plan.json behind it.",
         ),
     ] = None,
+    no_plan: Annotated[
+        bool, typer.Option("--no-plan", help="Search for the kernels anew, and keep no plan.")
+    ] = False,
     task: Annotated[
         str | None,
         typer.Option(help=f"One of: {', '.join(TASKS)}. Default: what the .terse file says."),
@@ -93,6 +98,8 @@ def bench_command(
     _wanted("--runs", [runs], [])
     if plan is not None and len(counts) > 1:
         raise ConfigError(f"--plan {plan}: is for one number of threads, give --threads once")
+    if plan is not None and no_plan:
+        raise ConfigError(f"--plan {plan} and --no-plan: expected one of them")
     said = metadata(file) if file.suffix == ".terse" else {}
     task_name, model_name = task or said.get("task"), model or said.get("model")
     if model_name is None:
@@ -101,8 +108,13 @@ def bench_command(
     network = load_into(
         built(model_name, tuple(samples.shape[1:])), read_tensors(file), source=file
     ).eval()
-    bench = Bench(file, model_name, network, samples, sizes, runs, plan)
-    deployed = {count: bench.deploy(count) for count in counts}
+    bench = Bench(file, model_name, network, samples, sizes, runs)
+    deployed, kept = {}, "not kept"
+    for count in counts:
+        if no_plan or count != counts[0]:  # a plan holds for one number of threads
+            deployed[count] = bench.deploy(count)
+        else:
+            deployed[count], kept = deploy_by_plan(bench, count, plan)
     difference = max(bench.difference(deployed[count], count) for count in counts)
     times = {count: bench.whole(deployed[count], count) for count in counts}
     rows = [row for count in counts for row in time_rows(count, times[count])]
@@ -116,6 +128,7 @@ def bench_command(
         "task": task_name,
         "model": model_name,
         "samples": kind,
+        "plan": kept,
         "file bytes": file.stat().st_size,
         "timed passes of each": runs,
         "outputs differ by, relative": difference,

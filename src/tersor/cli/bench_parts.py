@@ -70,16 +70,15 @@ class Bench:
     samples: Tensor
     sizes: Sequence[int]
     runs: int
-    plan: Path | None
 
-    def deploy(self, threads: int) -> nn.Module:
+    def deploy(self, threads: int, plan: Path | None = None) -> nn.Module:
         _say(f"deploying for {_of(threads, 'thread')}")
         return deploy(
             self.network,
             self.samples,
             batch_sizes=tuple(self.sizes),
             threads=threads,
-            plan=self.plan,
+            plan=plan,
             progress=lambda name, done, count: _say(f"  {done}/{count} {name}"),
         )
 
