@@ -129,7 +129,9 @@ def test_matrices_of_each_kind_go_together(mode, batch, ih, hh):
 @pytest.mark.parametrize(("inputs", "hidden"), [(1, 1), (3, 16), (600, 5)])
 def test_sides_at_the_ends_of_vectors_and_windows(mode, hh, steps, inputs, hidden):
     for batch in (1, 4, 8):
-        Case(mode, steps, batch, inputs, hidden, (SPARSE, hh)).check()
+        case = Case(mode, steps, batch, inputs, hidden, (SPARSE, hh))
+        case.check()
+        case.check(reverse=True)
 
 
 @pytest.mark.parametrize("mode", GATES)

@@ -2,14 +2,17 @@
 
 import copy
 import io
+import warnings
 
 import pytest
 import torch
+from deployables import few_values_, gap, in_float64, prefer
 from torch import nn
 from torch.nn.utils.rnn import pack_sequence
 
 from tersor import _native
 from tersor.core.errors import ConfigError
+from tersor.run import deploy, plan_of
 from tersor.run.packing import entries_of, pack_codes, pack_sparse
 from tersor.run.recurrent import DeployedRecurrent, why_not
 
@@ -143,7 +146,7 @@ def test_a_sequence_in_two_parts_gives_the_same(mode, batch):
 @pytest.mark.parametrize("mode", MODES)
 def test_two_threads_give_the_bits_of_one(mode):
     layer = deployed(plain(mode, num_layers=2, bidirectional=True))
-    x = x_of(40, 30, INPUTS)
+    x = x_of(40, 70, INPUTS)  # enough that the steps are shared, too
     one = flat(layer(x))
     torch.set_num_threads(2)
     try:
@@ -197,6 +200,21 @@ def test_a_copy_runs_after_the_layer_is_gone():
     assert torch.equal(loaded(x)[0], wanted)
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kind", ["sparse", "codes"])
+def test_loaded_weights_are_used_from_the_next_call_on(mode, kind):
+    plain_layer = plain(mode, num_layers=2)
+    layer = deployed(plain_layer, (kind,))
+    with torch.no_grad():
+        for p in plain_layer.parameters():  # the same positions, with other values
+            p.neg_().add_(0.0)
+    source = deployed(plain_layer, (kind,))
+    x = x_of(5, 3, INPUTS)
+    assert not torch.equal(layer(x)[0], source(x)[0])
+    layer.load_state_dict(source.state_dict())
+    assert torch.equal(layer(x)[0], source(x)[0])
+
+
 def test_models_may_flatten_parameters():
     layer = deployed(plain("GRU"))
     x = x_of(4, 2, INPUTS)
@@ -218,6 +236,30 @@ class Tagger(nn.Module):
 
 
 @pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("kernel", ["sparse", "codes", "integers"])
+def test_deploy_puts_the_layer_on_the_fastest_kernel(monkeypatch, mode, kernel):
+    model = few_values_(Tagger(getattr(nn, mode)(INPUTS, HIDDEN, num_layers=2)))
+    prefer(monkeypatch, kernel)
+    x = x_of(5, 3, INPUTS)
+    made = deploy(model, x)
+    assert isinstance(made.layer, DeployedRecurrent)
+    line = plan_of(made).layers[0]
+    assert (line.name, line.kind, line.kernel.split("/")[0]) == ("layer", mode, kernel)
+    followed = deploy(model, x, plan=plan_of(made))
+    for got, again, right in zip(made(x), followed(x), in_float64(model, x), strict=True):
+        assert gap(got, right) < 1e-5
+        assert torch.equal(got, again)
+
+
+@pytest.mark.filterwarnings("ignore:LSTM with projections:UserWarning")  # of torch itself
+def test_deploy_says_why_a_layer_stays(monkeypatch):
+    prefer(monkeypatch, "sparse")
+    made = deploy(few_values_(nn.Sequential(nn.LSTM(8, 6, proj_size=3))), x_of(5, 3, 8))
+    assert isinstance(made[0], nn.LSTM)
+    assert "proj_size=3: a projected state has no kernel" in str(plan_of(made))
+
+
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("batch_first", [False, True])
 def test_compiled_and_exported_models_give_the_same(mode, batch_first):
     model = Tagger(deployed(plain(mode, num_layers=2, batch_first=batch_first))).eval()
@@ -233,6 +275,21 @@ def test_compiled_and_exported_models_give_the_same(mode, batch_first):
         for got, right in ((compiled, wanted), (exported, wanted)):
             torch.testing.assert_close(got, right, rtol=0, atol=0)
         torch.testing.assert_close(program.module()(longer), model(longer), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize("shape", [(5, 3, INPUTS), (5, INPUTS)])
+def test_compiled_and_traced_layers_take_inputs_with_and_without_batch(mode, shape):
+    layer = deployed(plain(mode, num_layers=2), ("sparse", "codes"))
+    x = x_of(*shape)
+    wanted = flat(layer(x))
+    compiled = torch.compile(layer, fullgraph=True, backend="aot_eager")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # jit.trace is deprecated
+        jitted = torch.jit.trace(layer, (x,))
+    for other in (compiled, jitted):
+        for got, right in zip(flat(other(x)), wanted, strict=True):
+            torch.testing.assert_close(got, right, rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -254,6 +311,37 @@ def test_the_operator_refuses_tensors_of_other_sizes():
         run(x, h[:, :2], None, *rest)
     with pytest.raises(ConfigError, match=r"x of torch.float64"):
         run(x.double(), h, None, *rest)
+    with pytest.raises(ConfigError, match=r"x of shape \(3, 13\), expected \(T, N, inputs\)"):
+        run(x[0], h, None, *rest)
+
+
+def test_the_operator_refuses_what_would_leave_memory():
+    packed, biases, coded, cell, _ = deployed(plain("LSTM"))._arguments()
+    x, h = x_of(5, 3, INPUTS), torch.zeros(1, 3, HIDDEN)
+
+    def run(packed=packed, biases=biases, coded=coded, *, cell=cell, c=h, bidirectional=False):
+        torch.ops.tersor.recurrent(x, h, c, packed, biases, coded, cell, bidirectional, HIDDEN)
+
+    with pytest.raises(ConfigError, match="LSTM without c"):
+        run(c=None)
+    with pytest.raises(ConfigError, match="GRU with c"):
+        run(cell=1)
+    with pytest.raises(ConfigError, match=r"c of shape \(1, 3, 20\), expected \(1, 3, 21\)"):
+        run(c=h[..., :20])
+    with pytest.raises(ConfigError, match=r"bias of shape \(5,\), expected \(84,\)"):
+        run(biases=[b[:5] for b in biases])
+    with pytest.raises(ConfigError, match=r"bias of torch\.float64"):
+        run(biases=[b.double() for b in biases])
+    with pytest.raises(ConfigError, match="2 matrices of 2 kinds with 1 biases"):
+        run(biases=biases[:1])
+    with pytest.raises(ConfigError, match="2 matrices of 1 kinds"):
+        run(coded=coded[:1])
+    with pytest.raises(ConfigError, match=r"2 matrices .* expected 4 of each for a layer"):
+        run(bidirectional=True)
+    with pytest.raises(ConfigError, match="0 matrices"):
+        run([], [], [])
+    with pytest.raises(ValueError, match="matrix: the bytes hold none"):
+        run(coded=[1 - k for k in coded])
 
 
 X = torch.zeros(4, 2, INPUTS)

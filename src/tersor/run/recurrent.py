@@ -99,11 +99,12 @@ class DeployedRecurrent(Deployed):
             out, h, c = _run(x, h, c, self._prepared[0], self.hidden_size)
         else:
             out, h, c = torch.ops.tersor.recurrent(x, h, c, *self._arguments(), self.hidden_size)
+            c = c if self.mode == "LSTM" else None
         if batched and self.batch_first:
             out = out.transpose(0, 1)
         if not batched:
             out, h, c = out.squeeze(1), h.squeeze(1), None if c is None else c.squeeze(1)
-        return out, (h if c is None or self.mode == "GRU" else (h, c))
+        return out, (h if c is None else (h, c))
 
     def _parts(self) -> list[str]:
         """Ends of the weights' and biases' names, in the order of `_calls`."""
@@ -116,11 +117,11 @@ class DeployedRecurrent(Deployed):
         inputs = [self.input_size] + [directions * self.hidden_size] * (self.num_layers - 1)
         return [n for i in inputs for _ in range(directions) for n in (i, self.hidden_size)]
 
-    def _arguments(self) -> tuple[list[Tensor], list[Tensor], list[bool], int, bool]:
+    def _arguments(self) -> tuple[list[Tensor], list[Tensor], list[int], int, bool]:
         parts = self._parts()
         packed = [self.get_buffer(f"packed_{part}") for part in parts]
         biases = [self.get_buffer(f"bias_{part}") for part in parts] if self.bias else []
-        coded = [matrix == "codes" for matrix in self._matrices]
+        coded = [int(matrix == "codes") for matrix in self._matrices]
         return packed, biases, coded, _CELLS.index(self.mode), self.bidirectional
 
     def _calls(self) -> list[_Call]:
@@ -195,14 +196,14 @@ def _require(name: str, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
 def _calls(
     packed: Sequence[Tensor],
     biases: Sequence[Tensor],
-    coded: Sequence[bool],
+    coded: Sequence[int],
     cell: int,
     bidirectional: bool,
 ) -> list[_Call]:
     """The first arguments of `_native.recurrent` for each layer and direction."""
     calls: list[_Call] = []
     for i in range(0, len(packed), 2):
-        x, h = ((packed[k].data_ptr(), packed[k].numel(), coded[k]) for k in (i, i + 1))
+        x, h = ((packed[k].data_ptr(), packed[k].numel(), bool(coded[k])) for k in (i, i + 1))
         b, b_h = (v.data_ptr() for v in biases[i : i + 2]) if biases else (0, 0)
         calls.append((cell, bidirectional and i // 2 % 2 == 1, *x, *h, b, b_h))
     return calls
@@ -237,18 +238,47 @@ def _operator(
     c: Tensor | None,
     packed: Sequence[Tensor],
     biases: Sequence[Tensor],
-    coded: Sequence[bool],
+    coded: Sequence[int],
     cell: int,
     bidirectional: bool,
     hidden: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    state = (len(packed) // 2, x.shape[1], hidden)
-    for name, value in (("x", x), ("h", h), ("c", h if c is None else c)):
-        _require(name, value)
-        if name in "hc" and value.shape != state:
-            raise ConfigError(f"{name} of shape {tuple(value.shape)}, expected {state}")
+    _require_fit(x, h, c, packed, biases, coded, cell, bidirectional, hidden)
     out, h, c = _run(x, h, c, _calls(packed, biases, coded, cell, bidirectional), hidden)
     return out, h, h.new_empty(0) if c is None else c
+
+
+def _require_fit(
+    x: Tensor,
+    h: Tensor,
+    c: Tensor | None,
+    packed: Sequence[Tensor],
+    biases: Sequence[Tensor],
+    coded: Sequence[int],
+    cell: int,
+    bidirectional: bool,
+    hidden: int,
+) -> None:
+    """Raise ConfigError for arguments with which the kernel would leave their memory."""
+    mode = _CELLS[cell]
+    each = 4 if bidirectional else 2
+    matrices, kinds = len(packed), len(coded)
+    wrong = not packed or matrices % each or kinds != matrices or len(biases) not in (0, matrices)
+    if wrong:
+        raise ConfigError(
+            f"{matrices} matrices of {kinds} kinds with {len(biases)} biases, expected {each} of "
+            "each for a layer, or no biases"
+        )
+    if (c is None) != (mode == "GRU"):
+        raise ConfigError(f"{mode} {'without' if c is None else 'with'} c, which LSTM alone has")
+    if x.dim() != 3:
+        raise ConfigError(f"x of shape {tuple(x.shape)}, expected (T, N, inputs)")
+    state, rows = (len(packed) // 2, x.shape[1], hidden), (_GATES[mode] * hidden,)
+    given = [("x", x, x.shape), ("h", h, state), *(("bias", b, rows) for b in biases)]
+    for name, value, shape in [*given, *([] if c is None else [("c", c, state)])]:
+        _require(name, value)
+        if value.shape != shape:
+            raise ConfigError(f"{name} of shape {tuple(value.shape)}, expected {shape}")
 
 
 def _fake(
@@ -257,7 +287,7 @@ def _fake(
     c: Tensor | None,
     packed: Sequence[Tensor],
     biases: Sequence[Tensor],
-    coded: Sequence[bool],
+    coded: Sequence[int],
     cell: int,
     bidirectional: bool,
     hidden: int,
@@ -268,7 +298,7 @@ def _fake(
 
 # The third tensor is c, without elements for a GRU.
 LIBRARY.define(
-    "recurrent(Tensor x, Tensor h, Tensor? c, Tensor[] packed, Tensor[] biases, bool[] coded, "
+    "recurrent(Tensor x, Tensor h, Tensor? c, Tensor[] packed, Tensor[] biases, int[] coded, "
     "int cell, bool bidirectional, SymInt hidden) -> (Tensor, Tensor, Tensor)"
 )
 LIBRARY.impl("recurrent", _operator, "CPU")
