@@ -115,6 +115,24 @@ def test_what_a_layer_takes_over_stands_in_its_row(file, bench, monkeypatch):
     assert names == ["fc1 + relu1", "fc2 + relu2", "fc3", "(the rest)"]
 
 
+def test_why_layers_stay_as_they_are_is_said_once_a_reason(file, bench, monkeypatch):
+    reasons = {"fc1": "too wide", "fc2": "no gain for the model as a whole", "fc3": "too wide"}
+
+    def reasoned(deployed):
+        found = plan_of(deployed)
+        lines = [replace(line, reason=reasons[line.name]) for line in found.layers]
+        note = "no gain for the model as a whole: all layers stay as they are"
+        return replace(found, layers=tuple(lines), notes=(note,))
+
+    monkeypatch.setattr(bench_parts, "plan_of", reasoned)
+    _, parts = sections(bench(file, *QUICK, "--threads", "1", "--batch-size", "2", "--json"))
+    notes = parts["Layers, 1 thread"]["notes"]
+    assert notes[1:] == [
+        "no gain for the model as a whole: all layers stay as they are",
+        "fc1, fc3: too wide",
+    ]
+
+
 def test_no_time_counts_twice():
     network = build_model("transformer", input_shape=(1, 8, 8))
     deployed = deploy(network, torch.zeros(1, 1, 8, 8), select="fc")

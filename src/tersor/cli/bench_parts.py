@@ -131,7 +131,12 @@ class Bench:
         listed: list[Mapping[str, Value]] = [layer.row for layer in own]
         if "" not in timed:  # else the network has no layers but itself
             listed.append(rest)
-        return Report(f"Layers, {_of(threads, 'thread')}", {}, listed, notes=[_LAYERS, *plan.notes])
+        return Report(
+            f"Layers, {_of(threads, 'thread')}",
+            {},
+            listed,
+            notes=[_LAYERS, *plan.notes, *_reasons(plan)],
+        )
 
     def memory(self, deployed: nn.Module, threads: int) -> Report:
         rows: list[dict[str, Value]] = []
@@ -240,6 +245,15 @@ def _filled(file: Path, model_name: str, samples: Tensor) -> nn.Module:
     return load_into(network, read_tensors(file), source=file).eval()
 
 
+def _reasons(plan: Plan) -> list[str]:
+    """Why layers stay as they are, each reason once; one for the whole model is a note already."""
+    names: dict[str, list[str]] = {}
+    for layer in plan.layers:
+        if layer.reason and not any(note.startswith(layer.reason) for note in plan.notes):
+            names.setdefault(layer.reason, []).append(layer.name or "(the network)")
+    return [f"{', '.join(named)}: {reason}" for reason, named in names.items()]
+
+
 @dataclass(frozen=True)
 class _Layer:
     """A row of the table, and the modules whose times it is: the layer and what it takes over."""
@@ -260,8 +274,6 @@ def _layers(network: nn.Module, plan: Plan) -> list[_Layer]:
             "dense bytes": layer.dense_bytes,
             "deployed bytes": layer.weight_bytes,
         }
-        if layer.reason:
-            row["why"] = layer.reason
         found[layer.name] = _Layer(row, (layer.name, *modules))
         taken |= {layer.name, *modules}
     for name, module in network.named_modules():
