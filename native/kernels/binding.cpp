@@ -138,6 +138,10 @@ void bind_kernels(nb::module_& m) {
         nb::gil_scoped_release release;
         codes_pack(code_shape(rows, columns, bits, affine), c, t, to);
     }, nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("affine"), nb::arg("codes"), nb::arg("table"), nb::arg("out"));
+    m.def("codes_shape", [](Address weights, std::size_t size) {
+        const CodeMatrix c = codes_view(bytes_at(weights, size));
+        return nb::make_tuple(c.rows, c.columns, c.bits, c.affine == 1);
+    }, nb::arg("weights"), nb::arg("size"));
     m.def("codes_dense", [](Address weights, std::size_t size, Address out) {
         nb::gil_scoped_release release;
         codes_to_dense(codes_view(bytes_at(weights, size)), at<float>(out));

@@ -151,7 +151,8 @@ void side_by_side(const SparseMatrix& m, const float* x, std::size_t batch, floa
 }  // namespace
 
 void sparse_linear(const SparseMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
-    if (batch <= most_single)
+    // Places in samples side by side are 32-bit.
+    if (batch <= most_single || m.columns > INT32_MAX / 128)
         one_by_one(m, x, batch, out, f, threads);
     else
         side_by_side(m, x, batch, out, f, threads);

@@ -210,6 +210,9 @@ def codes_pack(
 ) -> None:
     """Fill `out` with a matrix of codes; `table` is the codebook, or each row's scale."""
 
+def codes_shape(weights: int, size: int) -> tuple[int, int, int, bool]:
+    """rows, columns, bits and whether they are integers, of the codes at an address."""
+
 def codes_dense(weights: int, size: int, out: int) -> None:
     """Write all values of a matrix of codes."""
 

@@ -223,3 +223,14 @@ def test_outputs_of_a_compiled_model_are_those_of_float64(monkeypatch):
     compiled = torch.compile(deploy(model, images()), fullgraph=True, backend="aot_eager")
     with torch.no_grad():
         assert gap(compiled(images(3)), in_float64(model, images(3))) < 2e-6
+
+
+@pytest.mark.parametrize("sides", [(16, 24), (8, 32)])
+def test_bytes_of_another_matrix_are_refused(sides):
+    packed = pack_sparse(entries_of(torch.ones(16, 32)), tile=32)
+    with pytest.raises(ConfigError, match=r"packed weight of \(16, 32\), expected"):
+        torch.ops.tersor.sparse_linear(torch.zeros(1, sides[1]), packed, *sides, None, None, 0)
+    with pytest.raises(ConfigError, match=r"packed weight of \(16, 32\), expected"):
+        torch.ops.tersor.sparse_rows(torch.zeros(1, dtype=torch.int64), packed, *sides)
+    with pytest.raises(ConfigError, match="packed weight: code matrix"):
+        torch.ops.tersor.codes_linear(torch.zeros(1, 32), packed, 16, 32, None, None, 0)

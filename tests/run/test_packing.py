@@ -5,7 +5,6 @@ import pytest
 import torch
 
 from tersor import _native
-from tersor.core.errors import ConfigError
 from tersor.run.layers import dense_of
 from tersor.run.packing import (
     code_bits,
@@ -14,7 +13,6 @@ from tersor.run.packing import (
     pack_codes,
     pack_integers,
     pack_sparse,
-    require_float32,
     widest_tile,
 )
 
@@ -187,8 +185,3 @@ def test_the_least_denormals_are_a_grid_or_none_without_a_warning():
         m = torch.tensor([factors], dtype=torch.float64).mul(least).float()
         packed = pack_integers(entries_of(m))
         assert packed is None or torch.equal(dense_of("codes", packed, 1, 2), m)
-
-
-def test_another_dtype_is_refused_by_name():
-    with pytest.raises(ConfigError, match=r"fc1: torch\.float64, expected torch\.float32"):
-        require_float32(torch.zeros(1, dtype=torch.float64), "fc1")

@@ -49,9 +49,21 @@ class Call(NamedTuple):
         bias: Tensor | None,
         activation: int,
     ) -> Call:
+        require_sides(matrix, packed, rows, columns)
         kept = tuple(t.detach() for t in (packed, scale, bias) if t is not None)
         addresses = (packed.data_ptr(), packed.numel(), _address(scale), _address(bias))
         return cls(matrix == "codes", *addresses, activation, rows, columns, kept)
+
+
+def require_sides(matrix: Matrix, packed: Tensor, rows: int, columns: int) -> None:
+    """Raise ConfigError unless the bytes hold a matrix of this kind and of these sides."""
+    shape_of = _native.codes_shape if matrix == "codes" else _native.sparse_shape
+    try:
+        sides = shape_of(packed.data_ptr(), packed.numel())[:2]
+    except ValueError as error:
+        raise ConfigError(f"packed weight: {error}") from None
+    if sides != (rows, columns):
+        raise ConfigError(f"packed weight of {sides}, expected {(rows, columns)}")
 
 
 def traced(x: Tensor) -> bool:
@@ -152,6 +164,7 @@ def convolution(
         ConfigError: x is of another dtype, device or number of channels, or smaller than the
             kernel.
     """
+    require_sides("sparse", packed, rows, columns)
     channels = columns // (kernel[0] * kernel[1])
     x = _checked_image(x, channels)
     sides = out_sides(x.shape[-2:], kernel, stride, padding, dilation)
@@ -210,6 +223,7 @@ def rows_of(ids: Tensor, packed: Tensor, rows: int, columns: int) -> Tensor:
     if ids.dtype not in (torch.int64, torch.int32) or not ids.is_cpu:
         raise ConfigError(f"ids of {ids.dtype} on {ids.device}, expected torch.int64 on the CPU")
     ids = ids.to(torch.int64).contiguous()
+    require_sides("sparse", packed, rows, columns)
     out = torch.empty((*ids.shape, columns))
     if out.numel():
         _native.sparse_rows(

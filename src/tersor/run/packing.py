@@ -10,7 +10,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor import _native
-from tersor.core.errors import ConfigError
 
 _MOST_CODES = 256
 _NO_CODES = np.zeros(0, np.uint16)
@@ -266,9 +265,3 @@ def refusal(given: Tensor, own: Tensor) -> str:
     except ValueError as error:
         return str(error)
     return ""
-
-
-def require_float32(weight: Tensor, name: str) -> None:
-    """Raise ConfigError unless the kernels can take this weight."""
-    if weight.dtype != torch.float32:
-        raise ConfigError(f"{name}: {weight.dtype}, expected torch.float32")
