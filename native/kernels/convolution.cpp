@@ -48,8 +48,12 @@ struct Canvas {
         return (channel * phases() + phase) * plane() + dy / y.stride * x.pitch + dx / x.stride;
     }
     std::size_t strips() const { return (rows() + strip - 1) / strip; }
-    // Pixels of a strip from its first to the last that may be asked for.
-    std::size_t positions(std::size_t first_row) const { return std::min(strip, rows() - first_row) * x.pitch; }
+    // Pixels of a strip from its first to the last that is asked for.
+    std::size_t positions(std::size_t first_row) const {
+        std::size_t count = std::min(strip, rows() - first_row);
+        while (count > 0 && (first_row + count - 1) % y.pitch >= y.out) --count;  // padding alone
+        return count == 0 ? 0 : (count - 1) * x.pitch + x.out;
+    }
 };
 
 void paint_row(const Kernels& k, const Axis& a, const float* in, std::size_t phase, float* to) {

@@ -40,8 +40,8 @@ struct Kernels {
 
     // sums[r][0 .. vectors * width) = sum over a block's row r of value * x[at(column) + lane], where
     // `at` is `offsets[column]`, or column * vectors * width without offsets. vectors: 1, 2, 4, 8.
-    // Sums: one chain with offsets and for 4 and 8 vectors, 2 for 2, 4 for 1 (entry i of a run in chain i
-    // mod that), added at the end of each tile.
+    // Sums: one chain for 4 and 8 vectors, 2 for 2, 4 for 1; with offsets 2 if the width is 16, else 1
+    // (entry i of a run in chain i mod that). They are added at the end of each tile.
     void (*multiply)(const SparseMatrix&, std::uint64_t block, const float* x,
                      const std::int32_t* offsets, int vectors, float* sums);
 

@@ -161,8 +161,9 @@ static void dot(const SparseMatrix& m, std::uint64_t block, const float* x, floa
 
 template <int vectors, int code_bits, bool table>
 static void multiply_block(const SparseMatrix& m, std::uint64_t block, const float* x, const std::int32_t* offsets, float* sums) {
-    // With offsets one chain, so that the sum is the same however pixels are taken together.
-    constexpr int chains = vectors >= 4 || table ? 1 : 4 / vectors;
+    // With offsets as many for any number of vectors, so that the sum is the same however pixels are
+    // taken together: two where there are 32 registers.
+    constexpr int chains = table ? (width >= 16 ? 2 : 1) : vectors >= 4 ? 1 : 4 / vectors;
     constexpr std::uint64_t lanes = vectors * width;
     const std::uint64_t rows = m.block_rows(block), tiles = m.tiles();
     const std::uint16_t* counts = m.counts + block * tiles * m.row_block;
