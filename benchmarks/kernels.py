@@ -336,8 +336,8 @@ def vgg() -> nn.Module:
     return nn.Sequential(*layers, nn.Flatten(), nn.Linear(512, 10))
 
 
-def encoder() -> nn.Module:
-    layer = nn.TransformerEncoderLayer(256, 4, 1024, batch_first=True, activation="gelu")
+def encoder(width: int, heads: int) -> nn.Module:
+    layer = nn.TransformerEncoderLayer(width, heads, 4 * width, batch_first=True, activation="gelu")
     return nn.TransformerEncoder(layer, 6, enable_nested_tensor=False)
 
 
@@ -353,13 +353,15 @@ class LanguageModel(nn.Module):
         return self.head(self.lstm(x)[0])
 
 
-MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
-    "LeNet-300-100": (lambda: build_model("lenet-300-100"), (1, 28, 28)),
-    "LeNet-5": (lambda: build_model("lenet-5"), (1, 28, 28)),
-    "VGG-like, 32x32": (vgg, (3, 32, 32)),
-    "ResNet-20": (lambda: build_model("resnet-20", input_shape=(3, 32, 32)), (3, 32, 32)),
-    "transformer encoder, 6 x 256, 64 tokens": (encoder, (64, 256)),
-    "LSTM 2 x 650, 35 steps": (LanguageModel, (35, 650)),
+ALL = (1, 16, 64)
+MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
+    "LeNet-300-100": (lambda: build_model("lenet-300-100"), (1, 28, 28), ALL),
+    "LeNet-5": (lambda: build_model("lenet-5"), (1, 28, 28), ALL),
+    "VGG-like, 32x32": (vgg, (3, 32, 32), ALL),
+    "ResNet-20": (lambda: build_model("resnet-20", input_shape=(3, 32, 32)), (3, 32, 32), ALL),
+    "transformer encoder, 6 x 256, 64 tokens": (lambda: encoder(256, 4), (64, 256), ALL),
+    "LSTM 2 x 650, 35 steps": (LanguageModel, (35, 650), ALL),
+    "transformer encoder, 6 x 768, 64 tokens": (lambda: encoder(768, 12), (64, 768), (1, 16)),
 }
 
 
@@ -378,13 +380,13 @@ def model_rows(seconds: float) -> Iterator[str]:
         "| dense weights, KB | difference |"
     )
     yield "| --- | ---: | ---: | " + " | ".join(["---:"] * 6) + " |"
-    for name, (build, shape) in MODELS.items():
+    for name, (build, shape, batches) in MODELS.items():
         for density in (0.10, 0.05, 1.0):
             torch.manual_seed(0)
             model = build().eval()
             if density < 1:
                 sparsify(model, density)
-            for batch in (1, 16, 64):
+            for batch in batches:
                 times, plan = deployed_and_timed(model, shape, batch, seconds)
                 small = sum(layer.weight_bytes for layer in plan.layers) / 1000
                 large = sum(layer.dense_bytes for layer in plan.layers) / 1000
