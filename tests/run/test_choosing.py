@@ -64,7 +64,7 @@ def test_a_gain_at_one_batch_size_alone_is_none(monkeypatch):
     fast, line = chosen(monkeypatch, {("sparse", 1): 1.0, ("sparse", 16): 11.0})
     assert line.kernel == "dense"
     assert line.reason == "the best, sparse/4096, is 3.02 x as fast"
-    assert type(fast[0]) is nn.Linear
+    assert isinstance(fast[0], nn.Linear)
     assert line.weight_bytes == line.dense_bytes
 
 
@@ -115,7 +115,7 @@ def test_a_model_that_is_slower_as_a_whole_is_put_back(monkeypatch):
     assert plan.chains == ()
     assert plan.milliseconds["deployed"] == plan.milliseconds["dense"]
     assert not any(isinstance(m, Deployed) for m in fast.modules())
-    assert [type(m) for m in fast] == [type(m) for m in model]
+    assert all(isinstance(f, type(m)) for f, m in zip(fast, model, strict=True))
     assert torch.equal(fast(vectors()), model(vectors()))
 
 
@@ -131,7 +131,7 @@ def test_a_model_is_put_back_at_all_its_names(monkeypatch):
 
     race_by(monkeypatch, lambda name, _: {"dense": 10.0, "deployed": 11.0}.get(name, 5.0))
     fast = deploy(few_values_(Twice()), vectors())
-    assert type(fast.one) is nn.Linear
+    assert isinstance(fast.one, nn.Linear)
     assert fast.two is fast.one
     prefer(monkeypatch, "sparse")
     fast = deploy(few_values_(Twice()), vectors())

@@ -13,14 +13,15 @@ from tersor.run.sites import Site
 
 
 def copied(model: nn.Module) -> nn.Module:
-    """The model in eval mode with modules of its own; tensors are shared and need no gradient.
+    """The model in eval mode with modules of its own; the tensors are shared.
 
+    They need a gradient if the model's do: torch takes other, partly slower ways without.
     An `nn.TransformerEncoder` does not pack padded sequences, for which it takes the dense weights
     out of its layers: padded positions come out as in training, and not as zeros.
     """
     kept: dict[int, Any] = {}
     for parameter in model.parameters():
-        kept[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
+        kept[id(parameter)] = nn.Parameter(parameter.detach(), parameter.requires_grad)
     for buffer in model.buffers():
         kept[id(buffer)] = buffer.detach()
     for module in model.modules():
@@ -31,15 +32,38 @@ def copied(model: nn.Module) -> nn.Module:
     for module in work.modules():
         if isinstance(module, nn.TransformerEncoder):
             module.use_nested_tensor = False
+        if type(module) is Linear:  # of a model that was deployed before
+            module.__class__ = nn.Linear  # type: ignore[assignment]
     return work
 
 
 def own(work: nn.Module) -> None:
-    """Give what is left of the model's own tensors a copy, so that training it changes nothing."""
+    """Give what is left of the model's own tensors a copy, so that training it changes nothing.
+
+    None of them needs a gradient then.
+    """
     deployed = {id(t) for m in work.modules() if isinstance(m, Deployed) for t in m.buffers()}
     for tensor in (*work.parameters(), *work.buffers()):
         if id(tensor) not in deployed:
             tensor.data = tensor.data.clone()
+    work.requires_grad_(False)
+    for module in work.modules():
+        if type(module) is nn.Linear:
+            module.__class__ = Linear
+
+
+class Linear(nn.Linear):
+    """`nn.Linear` for weights that need no gradient.
+
+    torch multiplies sequences that are not contiguous, such as the output of an LSTM with
+    `batch_first`, as one matrix if the weight needs a gradient, and one by one, which is slower,
+    if it does not (`should_fold` in ATen/native/LinearAlgebra.cpp).
+    """
+
+    def forward(self, input: Tensor) -> Tensor:
+        if input.dim() > 2 and not input.is_contiguous():
+            input = input.contiguous()
+        return super().forward(input)
 
 
 def put(work: nn.Module, name: str, module: nn.Module) -> None:
