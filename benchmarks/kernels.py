@@ -479,7 +479,8 @@ def main() -> None:
             lines.append(row)
     if options.write:
         command = (
-            f"python benchmarks/kernels.py --threads {options.threads} --write {options.write}"
+            f"python benchmarks/kernels.py --threads {options.threads} "
+            "--write benchmarks/kernels.md"
         )
         options.write.write_text(f"# Kernels\n\n`{command}`\n\n" + "\n".join(lines) + "\n")
 
