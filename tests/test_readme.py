@@ -30,13 +30,18 @@ def test_the_ten_lines_run_on_a_module_and_loaders_of_ones_own(tmp_path, monkeyp
         "validation_loader": DataLoader(data, batch_size=256),
         "test_loader": DataLoader(data, batch_size=256),
     }
-    [block] = python_blocks()
-    exec(compile(block, str(README), "exec"), names)
+    own, fast = python_blocks()
+    exec(compile(own, str(README), "exec"), names)
     assert re.search(r"\d\.\dx smaller, error .* %", capsys.readouterr().out)
     result = names["result"]
     assert isinstance(result, tersor.Result)
     assert result.file_bytes == Path("mine.terse").stat().st_size
     assert result.error < 20
+    names["example_batch"] = inputs[:16]
+    exec(compile(fast, str(README), "exec"), names)
+    assert "| layer | kind |" in capsys.readouterr().out
+    with torch.no_grad():
+        torch.testing.assert_close(names["fast"](inputs), names["model"].eval()(inputs))
 
 
 def test_the_two_commands_install_and_do_what_ci_expects_of_them():
