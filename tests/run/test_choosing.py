@@ -16,7 +16,8 @@ from deployables import (
 from torch import nn
 
 from tersor.run import deploy, plan_of
-from tersor.run.layers import CsrLinear, Deployed, DeployedLinear
+from tersor.run.deployed import Deployed
+from tersor.run.layers import CsrLinear, DeployedLinear
 
 
 def one_layer(density=0.1):

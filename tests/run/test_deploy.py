@@ -11,7 +11,7 @@ import tersor
 from tersor.core.errors import ConfigError
 from tersor.run import choosing, deploy, plan_of
 from tersor.run import deploy as deploy_function
-from tersor.run.layers import Deployed
+from tersor.run.deployed import Deployed
 
 
 def state_of(model):

@@ -10,9 +10,9 @@ from torch import nn
 
 from tersor.core.errors import ConfigError
 from tersor.run import deploy, plan_of
+from tersor.run.deployed import Deployed
 from tersor.run.layers import (
     CsrLinear,
-    Deployed,
     DeployedChain,
     DeployedConv2d,
     DeployedEmbedding,

@@ -11,8 +11,9 @@ from torch.library import opcheck
 from tersor import _native
 from tersor.core.errors import ConfigError
 from tersor.run import deploy
+from tersor.run.calls import Call, chain, linear, max_pool, out_sides, rows_of
 from tersor.run.layers import CsrLinear
-from tersor.run.operators import Call, chain, linear, max_pool, out_sides, rows_of, traced
+from tersor.run.operators import traced
 from tersor.run.packing import entries_of, pack_codes, pack_sparse
 
 OPS = torch.ops.tersor
@@ -214,7 +215,9 @@ def test_empty_batches_give_empty_outputs():
     ).shape == (0, 8)
     assert max_pool(torch.zeros(0, 3, 8, 8), (2, 2), (2, 2), (0, 0)).shape == (0, 3, 4, 4)
     table = packed(weight(7, 12), row_block=1)
-    assert rows_of(torch.zeros(0, dtype=torch.int64), table, 7, 12).shape == (0, 12)
+    assert rows_of(
+        torch.zeros(0, dtype=torch.int64), Call.of("sparse", table, 7, 12, None, None, 0)
+    ).shape == (0, 12)
 
 
 def test_outputs_of_a_compiled_model_are_those_of_float64(monkeypatch):
@@ -234,3 +237,20 @@ def test_bytes_of_another_matrix_are_refused(sides):
         torch.ops.tersor.sparse_rows(torch.zeros(1, dtype=torch.int64), packed, *sides)
     with pytest.raises(ConfigError, match="packed weight: code matrix"):
         torch.ops.tersor.codes_linear(torch.zeros(1, 32), packed, 16, 32, None, None, 0)
+
+
+@pytest.mark.parametrize(
+    ("scale", "bias", "message"),
+    [
+        (torch.ones(15), None, r"scale of torch.float32, \(15,\), expected torch.float32, \(16,\)"),
+        (None, torch.ones(16, 1), r"bias of torch.float32, \(16, 1\), expected"),
+        (None, torch.ones(16).double(), r"bias of torch.float64, \(16,\), expected"),
+    ],
+)
+def test_a_scale_or_bias_of_another_shape_or_dtype_is_refused(scale, bias, message):
+    packed = pack_sparse(entries_of(torch.ones(16, 32)), tile=32)
+    with pytest.raises(ConfigError, match=message):
+        OPS.sparse_linear(torch.zeros(1, 32), packed, 16, 32, scale, bias, 0)
+    geometry = ((1, 1), (1, 1), (0, 0), (1, 1))
+    with pytest.raises(ConfigError, match=message):
+        OPS.sparse_convolution(torch.zeros(1, 32, 2, 2), packed, 16, 32, *geometry, scale, bias, 0)

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from tersor.core.errors import ConfigError
-from tersor.run.layers import Deployed, DeployedLinear
+from tersor.run.deployed import Deployed
+from tersor.run.layers import DeployedLinear
 
 Project = Callable[[str, int, int, Tensor | None], DeployedLinear]
 """Makes a projection from the rows first to last - 1 of a named weight, and its bias."""

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from tersor.core.machine import flushes_denormals
+from tersor.run.deployed import Deployed
 from tersor.run.example import Arguments, batch_of, call, copy_of, difference
 from tersor.run.following import followings, order_of_calls
-from tersor.run.layers import Deployed, DeployedChain, DeployedLinear
+from tersor.run.layers import DeployedChain, DeployedLinear
 from tersor.run.modules import chain, copied, folded, replace_site
 from tersor.run.packing import entries_of
 from tersor.run.plan import LayerPlan, Machine, Plan

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from tersor.run.operators import Activation
+from tersor.run.calls import Activation
 
 
 @dataclass(frozen=True)

@@ -10,109 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from tersor import _native
-from tersor.core.errors import ConfigError
-from tersor.run import operators
-from tersor.run.operators import (
-    ACTIVATIONS,
-    Activation,
-    Call,
-    Matrix,
-    refuse_gradient,
-    traced,
-)
-from tersor.run.packing import refusal
+from tersor.run import calls
+from tersor.run.calls import ACTIVATIONS, Activation, Call, Matrix
+from tersor.run.deployed import OfOneTensor
 
 
-class Deployed(nn.Module):
-    """A layer that only infers. Its `weight` is made anew, dense, each time it is asked for.
-
-    Args:
-        name: qualified name of the layer that it replaces, for messages.
-        kernel: what runs it, as the plan says it.
-    """
-
-    def __init__(self, name: str, kernel: str) -> None:
-        super().__init__()
-        self.name = name
-        self.kernel = kernel
-        self.training = False
-        self._prepared: Any = None  # what a call needs of the tensors, made by the first one
-
-    def __getstate__(self) -> dict[str, Any]:
-        return self.__dict__ | {"_prepared": None}  # a copy has tensors of its own
-
-    def _apply(self, fn: Any, recurse: bool = True) -> Deployed:
-        like = fn(torch.empty(0))
-        if like.dtype != torch.float32 or not like.is_cpu:
-            raise ConfigError(
-                f"{self.name}: a deployed layer is torch.float32 on the CPU, not {like.dtype} on "
-                f"{like.device}"
-            )
-        self._prepared = None
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        return self
-
-    def _load_from_state_dict(
-        self,
-        state_dict: Mapping[str, Any],
-        prefix: str,
-        local_metadata: Mapping[str, Any],
-        strict: bool,
-        missing_keys: list[str],
-        unexpected_keys: list[str],
-        error_msgs: list[str],
-    ) -> None:
-        """Nothing is taken if a tensor would let the kernels read or write beyond their memory."""
-        given = {n: state_dict[prefix + n] for n in self._buffers if prefix + n in state_dict}
-        refused = self._refused(given, bool(local_metadata.get("assign_to_params_buffers")))
-        if refused:
-            error_msgs.extend(f"{prefix}{text}" for text in refused)
-            return
-        self._prepared = None
-        super()._load_from_state_dict(
-            state_dict,
-            prefix,
-            local_metadata,
-            strict,
-            missing_keys,
-            unexpected_keys,
-            error_msgs,
-        )
-
-    def _refused(self, given: Mapping[str, Tensor], assign: bool) -> list[str]:
-        """What is wrong with tensors that are to be loaded into this layer itself."""
-        found = []
-        for name, tensor in given.items():
-            own = self._buffers[name]
-            kept = torch.float32 if tensor.is_floating_point() else tensor.dtype
-            if tensor.is_meta or (assign and not (tensor.is_cpu and tensor.dtype == kept)):
-                found.append(
-                    f"{name}: {tensor.dtype} on {tensor.device}, expected torch.float32 on the CPU"
-                )
-            elif own is not None and own.dtype == torch.uint8:
-                text = refusal(tensor, own)
-                found += [f"{name}: {text}"] if text else []
-        return found
-
-    def train(self, mode: bool = True) -> Deployed:
-        """Raises ConfigError for True: a deployed layer has no weights that could be trained."""
-        if mode:
-            raise ConfigError(
-                f"{self.name}: a deployed layer cannot be trained; train the plain model and "
-                "deploy it again"
-            )
-        return self
-
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of memory of the weights, without scale and bias."""
-        return sum(b.numel() * b.element_size() for n, b in self.named_buffers() if "packed" in n)
-
-    def _located(self, error: ConfigError) -> ConfigError:
-        return ConfigError(f"{self.name}: {error}")
-
-
-class DeployedLinear(Deployed):
+class DeployedLinear(OfOneTensor):
     """activation((x @ weight.T) * scale + bias), the weight being sparse or of few values.
 
     Shapes: (*, in_features) -> (*, out_features).
@@ -157,25 +60,20 @@ class DeployedLinear(Deployed):
 
     def call(self) -> Call:
         """The layer by the addresses of its tensors."""
-        return Call.of(*self._arguments())
+        return Call.of(self.matrix, *self._weight())
 
-    def forward(self, x: Tensor) -> Tensor:
-        if traced(x):
-            matrix, *rest = self._arguments()
-            return getattr(torch.ops.tersor, f"{matrix}_linear")(x, *rest)  # type: ignore[no-any-return]
-        if self._prepared is None:
-            self._prepared = self.call()
-        try:
-            refuse_gradient(x)
-            return operators.linear(x, self._prepared)
-        except ConfigError as error:
-            raise self._located(error) from None
+    def _prepare(self) -> Call:
+        return self.call()
 
-    def _arguments(
-        self,
-    ) -> tuple[Matrix, Tensor, int, int, Tensor | None, Tensor | None, int]:
+    def _run(self, x: Tensor) -> Tensor:
+        return calls.linear(x, self._prepared)
+
+    def _operator(self, x: Tensor) -> Tensor:
+        return getattr(torch.ops.tersor, f"{self.matrix}_linear")(x, *self._weight())  # type: ignore[no-any-return]
+
+    def _weight(self) -> tuple[Tensor, int, int, Tensor | None, Tensor | None, int]:
         sides = (self.out_features, self.in_features)
-        return self.matrix, self.packed, *sides, self.scale, self.bias, self._activation
+        return self.packed, *sides, self.scale, self.bias, self._activation
 
     def extra_repr(self) -> str:
         return (
@@ -184,7 +82,7 @@ class DeployedLinear(Deployed):
         )
 
 
-class DeployedConv2d(Deployed):
+class DeployedConv2d(OfOneTensor):
     """activation(conv2d(x, weight) * scale + bias) with a sparse weight; zeros around the image.
 
     Shapes: (N, C, H, W) -> (N, out_channels, H', W'), and without N.
@@ -233,18 +131,24 @@ class DeployedConv2d(Deployed):
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
         return own.reshape(shape)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self._prepared is None:
-            sizes = (self.kernel_size, self.stride, self.padding, self.dilation)
-            rest = (self.scale, self.bias, self._activation)
-            self._prepared = (self.packed, self.out_channels, self._columns, *sizes, *rest)
-        if traced(x):
-            return torch.ops.tersor.sparse_convolution(x, *self._prepared)  # type: ignore[no-any-return]
-        try:
-            refuse_gradient(x)
-            return operators.convolution(x, *self._prepared)
-        except ConfigError as error:
-            raise self._located(error) from None
+    def _prepare(self) -> Call:
+        return Call.of("sparse", *self._weight(), *self._finish())
+
+    def _run(self, x: Tensor) -> Tensor:
+        return calls.convolution(x, self._prepared, *self._geometry())
+
+    def _operator(self, x: Tensor) -> Tensor:
+        arguments = (*self._weight(), *self._geometry(), *self._finish())
+        return torch.ops.tersor.sparse_convolution(x, *arguments)  # type: ignore[no-any-return]
+
+    def _weight(self) -> tuple[Tensor, int, int]:
+        return self.packed, self.out_channels, self._columns
+
+    def _finish(self) -> tuple[Tensor | None, Tensor | None, int]:
+        return self.scale, self.bias, self._activation
+
+    def _geometry(self) -> tuple[tuple[int, int], ...]:
+        return self.kernel_size, self.stride, self.padding, self.dilation
 
     def extra_repr(self) -> str:
         return (
@@ -254,7 +158,7 @@ class DeployedConv2d(Deployed):
         )
 
 
-class DeployedChain(Deployed):
+class DeployedChain(OfOneTensor):
     """Linear layers that follow each other, in one call: a small layer costs less than a call.
 
     Shapes: (*, in_features of the first) -> (*, out_features of the last).
@@ -265,21 +169,19 @@ class DeployedChain(Deployed):
         self.layers = nn.ModuleList(layers)
         self.layers.training = False
 
-    def forward(self, x: Tensor) -> Tensor:
-        if traced(x):
-            for layer in self.layers:
-                x = layer(x)
-            return x
-        if self._prepared is None:
-            self._prepared = [layer.call() for layer in self.layers]  # type: ignore[operator]
-        try:
-            refuse_gradient(x)
-            return operators.chain(x, self._prepared)
-        except ConfigError as error:
-            raise self._located(error) from None
+    def _prepare(self) -> list[Call]:
+        return [layer.call() for layer in self.layers]  # type: ignore[operator]
+
+    def _run(self, x: Tensor) -> Tensor:
+        return calls.chain(x, self._prepared)
+
+    def _operator(self, x: Tensor) -> Tensor:
+        for layer in self.layers:
+            x = layer(x)
+        return x
 
 
-class DeployedMaxPool2d(Deployed):
+class DeployedMaxPool2d(OfOneTensor):
     """Max pooling without the indices that torch makes for a backward pass.
 
     Shapes: (N, C, H, W) -> (N, C, H', W'), and without N.
@@ -290,21 +192,18 @@ class DeployedMaxPool2d(Deployed):
         stride = pool.kernel_size if pool.stride is None else pool.stride
         self._sizes = tuple(_pair(v) for v in (pool.kernel_size, stride, pool.padding))
 
-    def forward(self, x: Tensor) -> Tensor:
-        if traced(x):
-            return torch.ops.tersor.max_pool(x, *self._sizes)  # type: ignore[no-any-return]
-        try:
-            refuse_gradient(x)
-            return operators.max_pool(x, *self._sizes)
-        except ConfigError as error:
-            raise self._located(error) from None
+    def _run(self, x: Tensor) -> Tensor:
+        return calls.max_pool(x, *self._sizes)
+
+    def _operator(self, x: Tensor) -> Tensor:
+        return torch.ops.tersor.max_pool(x, *self._sizes)  # type: ignore[no-any-return]
 
     def extra_repr(self) -> str:
         kernel, stride, padding = self._sizes
         return f"kernel_size={kernel}, stride={stride}, padding={padding}"
 
 
-class DeployedEmbedding(Deployed):
+class DeployedEmbedding(OfOneTensor):
     """Rows of a sparse table.
 
     Shapes: ids (*) -> (*, embedding_dim).
@@ -324,20 +223,23 @@ class DeployedEmbedding(Deployed):
         """(num_embeddings, embedding_dim), made from the storage."""
         return dense_of("sparse", self.packed, self.num_embeddings, self.embedding_dim)
 
-    def forward(self, ids: Tensor) -> Tensor:
-        arguments = (self.packed, self.num_embeddings, self.embedding_dim)
-        if traced(ids):
-            return torch.ops.tersor.sparse_rows(ids, *arguments)  # type: ignore[no-any-return]
-        try:
-            return operators.rows_of(ids, *arguments)
-        except ConfigError as error:
-            raise self._located(error) from None
+    def _prepare(self) -> Call:
+        return Call.of("sparse", *self._table(), None, None, 0)
+
+    def _run(self, x: Tensor) -> Tensor:
+        return calls.rows_of(x, self._prepared)
+
+    def _operator(self, x: Tensor) -> Tensor:
+        return torch.ops.tersor.sparse_rows(x, *self._table())  # type: ignore[no-any-return]
+
+    def _table(self) -> tuple[Tensor, int, int]:
+        return self.packed, self.num_embeddings, self.embedding_dim
 
     def extra_repr(self) -> str:
         return f"{self.num_embeddings}, {self.embedding_dim}, kernel={self.kernel}"
 
 
-class CsrLinear(Deployed):
+class CsrLinear(OfOneTensor):
     """x @ weight.T + bias by torch's own sparse rows with 32-bit indices.
 
     Shapes: (*, in_features) -> (*, out_features).
@@ -389,15 +291,15 @@ class CsrLinear(Deployed):
                 found.append(f"packed: {error}")
         return found
 
-    def forward(self, x: Tensor) -> Tensor:
-        weight = (self.packed_values, self.packed_columns, self.packed_starts)
-        if traced(x):
-            return torch.ops.tersor.csr_linear(x, *weight, self.in_features, self.bias)  # type: ignore[no-any-return]
-        try:
-            refuse_gradient(x)
-            return operators.csr_linear(x, *weight, self.in_features, self.bias)
-        except ConfigError as error:
-            raise self._located(error) from None
+    def _run(self, x: Tensor) -> Tensor:
+        return calls.csr_linear(x, *self._weight())
+
+    def _operator(self, x: Tensor) -> Tensor:
+        return torch.ops.tersor.csr_linear(x, *self._weight())  # type: ignore[no-any-return]
+
+    def _weight(self) -> tuple[Tensor, Tensor, Tensor, int, Tensor | None]:
+        parts = (self.packed_values, self.packed_columns, self.packed_starts)
+        return *parts, self.in_features, self.bias
 
     def extra_repr(self) -> str:
         return f"in_features={self.in_features}, out_features={self.out_features}, kernel=csr"

@@ -8,7 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from tersor.run.layers import Deployed, DeployedChain, DeployedLinear
+from tersor.run.deployed import Deployed
+from tersor.run.layers import DeployedChain, DeployedLinear
 from tersor.run.sites import Site
 
 

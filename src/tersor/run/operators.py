@@ -1,69 +1,26 @@
-"""The kernels for tensors: as functions, and as torch operators, `torch.ops.tersor`.
+"""The kernels as torch operators, `torch.ops.tersor`: compile, export and other tracing need them.
 
-The functions go straight to the kernel, since the dispatcher costs as much as a small layer does;
-compile, export and other tracing (`traced`) need the operators. All take float32 on the CPU, are
-not differentiable, use `torch.get_num_threads()` threads, and give the same bits for any number.
+A plain call does without (`tersor.run.calls`): the dispatcher costs as much as a small layer does.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from tersor import _native
-from tersor.core.errors import ConfigError
-
-Activation = Literal["none", "relu", "gelu", "gelu_tanh", "silu"]
-ACTIVATIONS: tuple[Activation, ...] = ("none", "relu", "gelu", "gelu_tanh", "silu")
-
-Matrix = Literal["sparse", "codes"]
-
-
-class Call(NamedTuple):
-    """A linear layer by the addresses of its tensors; 0 = there is none.
-
-    `kept` shares their memory, so that an address stays good whatever becomes of the tensors.
-    """
-
-    coded: bool
-    packed: int
-    size: int
-    scale: int
-    bias: int
-    activation: int
-    rows: int
-    columns: int
-    kept: tuple[Tensor, ...]
-
-    @classmethod
-    def of(
-        cls,
-        matrix: Matrix,
-        packed: Tensor,
-        rows: int,
-        columns: int,
-        scale: Tensor | None,
-        bias: Tensor | None,
-        activation: int,
-    ) -> Call:
-        require_sides(matrix, packed, rows, columns)
-        kept = tuple(t.detach() for t in (packed, scale, bias) if t is not None)
-        addresses = (packed.data_ptr(), packed.numel(), _address(scale), _address(bias))
-        return cls(matrix == "codes", *addresses, activation, rows, columns, kept)
-
-
-def require_sides(matrix: Matrix, packed: Tensor, rows: int, columns: int) -> None:
-    """Raise ConfigError unless the bytes hold a matrix of this kind and of these sides."""
-    shape_of = _native.codes_shape if matrix == "codes" else _native.sparse_shape
-    try:
-        sides = shape_of(packed.data_ptr(), packed.numel())[:2]
-    except ValueError as error:
-        raise ConfigError(f"packed weight: {error}") from None
-    if sides != (rows, columns):
-        raise ConfigError(f"packed weight of {sides}, expected {(rows, columns)}")
+from tersor.run.calls import (
+    Call,
+    Matrix,
+    convolution,
+    csr_linear,
+    linear,
+    max_pool,
+    out_sides,
+    rows_of,
+)
 
 
 def traced(x: Tensor) -> bool:
@@ -75,75 +32,16 @@ def traced(x: Tensor) -> bool:
     )
 
 
-def refuse_gradient(x: Tensor) -> None:
-    """Raise ConfigError if a backward pass is asked for."""
-    if x.requires_grad and torch.is_grad_enabled():
-        raise ConfigError(
-            "x needs a gradient, and a deployed layer cannot be trained; call it under "
-            "torch.no_grad(), or train the plain model and deploy it again"
-        )
+_WEIGHT = "Tensor packed, SymInt rows, SymInt columns"
+_FINISH = "Tensor? scale, Tensor? bias, int activation"
+_LINEAR = f"(Tensor x, {_WEIGHT}, {_FINISH}) -> Tensor"
 
 
-def linear(x: Tensor, call: Call) -> Tensor:
-    """activation((x @ weight.T) * scale + bias).
-
-    Shapes: x (*, columns) -> (*, rows); scale, bias (rows,).
-
-    Raises:
-        ConfigError: x is of another dtype, device or width.
-    """
-    rows = call.rows
-    x = _checked(x, call.columns)
-    out = x.new_empty((*x.shape[:-1], rows))
-    batch = out.numel() // rows
-    if batch:
-        native = _native.codes_linear if call.coded else _native.sparse_linear
-        native(
-            call.packed,
-            call.size,
-            x.data_ptr(),
-            batch,
-            out.data_ptr(),
-            call.scale,
-            call.bias,
-            call.activation,
-            torch.get_num_threads(),
-        )
-    return out
+def _linear_of(matrix: Matrix) -> Callable[..., Tensor]:
+    return lambda x, *weight: linear(x, Call.of(matrix, *weight))
 
 
-def chain(x: Tensor, calls: Sequence[Call]) -> Tensor:
-    """Linear layers one after another; as `linear`."""
-    rows = calls[-1].rows
-    x = _checked(x, calls[0].columns)
-    out = x.new_empty((*x.shape[:-1], rows))
-    batch = out.numel() // rows
-    if batch:
-        links = [call[:6] for call in calls]
-        threads = torch.get_num_threads()
-        _native.linear_chain(links, x.data_ptr(), batch, out.data_ptr(), threads)
-    return out
-
-
-def csr_linear(
-    x: Tensor, values: Tensor, columns: Tensor, starts: Tensor, width: int, bias: Tensor | None
-) -> Tensor:
-    """x @ weight.T + bias by torch's own sparse rows.
-
-    Shapes: x (*, width) -> (*, rows); values, columns (entries,); starts (rows + 1,); bias (rows,).
-
-    Raises:
-        ConfigError: x is of another dtype, device or width.
-    """
-    require_input(x, width)
-    rows = starts.numel() - 1
-    weight = torch.sparse_csr_tensor(starts, columns, values, (rows, width), check_invariants=False)
-    out = (weight @ x.reshape(-1, width).t()).t()
-    out = out if bias is None else out + bias
-    return out.reshape(*x.shape[:-1], rows).contiguous()
-
-
-def convolution(
+def _convolution(
     x: Tensor,
     packed: Tensor,
     rows: int,
@@ -152,191 +50,20 @@ def convolution(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    scale: Tensor | None,
-    bias: Tensor | None,
-    activation: int,
+    *finish: Any,
 ) -> Tensor:
-    """activation(conv2d(x, weight) * scale + bias).
-
-    Shapes: x (N, C, H, W) or (C, H, W) -> (N, rows, H', W') or without N; scale, bias (rows,).
-
-    Raises:
-        ConfigError: x is of another dtype, device or number of channels, or smaller than the
-            kernel.
-    """
-    require_sides("sparse", packed, rows, columns)
-    channels = columns // (kernel[0] * kernel[1])
-    x = _checked_image(x, channels)
-    sides = out_sides(x.shape[-2:], kernel, stride, padding, dilation)
-    out = x.new_empty((*x.shape[:-3], rows, *sides))
-    if out.numel():
-        _native.sparse_convolution(
-            packed.data_ptr(),
-            packed.numel(),
-            x.data_ptr(),
-            x.shape[0] if x.dim() == 4 else 1,
-            *x.shape[-3:],  # type: ignore[call-arg]
-            *kernel,
-            *stride,
-            *padding,
-            *dilation,
-            out.data_ptr(),
-            _address(scale),
-            _address(bias),
-            activation,
-            torch.get_num_threads(),
-        )
-    return out
+    call = Call.of("sparse", packed, rows, columns, *finish)
+    return convolution(x, call, kernel, stride, padding, dilation)
 
 
-def max_pool(
-    x: Tensor, kernel: Sequence[int], stride: Sequence[int], padding: Sequence[int]
-) -> Tensor:
-    """The largest value of each window; NaN where it has one.
-
-    Shapes: x (N, C, H, W) or (C, H, W) -> (N, C, H', W') or without N.
-
-    Raises:
-        ConfigError: x is of another dtype, device or number of dimensions, or smaller than the
-            kernel.
-    """
-    x = _checked_image(x, None)
-    sides = out_sides(x.shape[-2:], kernel, stride, padding, (1, 1))
-    out = x.new_empty((*x.shape[:-2], *sides))
-    if out.numel():
-        planes = out.numel() // (sides[0] * sides[1])
-        shape = (*x.shape[-2:], *kernel, *stride, *padding)
-        threads = torch.get_num_threads()
-        _native.max_pool(x.data_ptr(), planes, *shape, out.data_ptr(), threads)  # type: ignore[call-arg]
-    return out
+def _rows_of(ids: Tensor, packed: Tensor, rows: int, columns: int) -> Tensor:
+    return rows_of(ids, Call.of("sparse", packed, rows, columns, None, None, 0))
 
 
-def rows_of(ids: Tensor, packed: Tensor, rows: int, columns: int) -> Tensor:
-    """The rows of a sparse matrix that stand at `ids`.
-
-    Shapes: ids (*) of int64 or int32 -> (*, columns).
-
-    Raises:
-        ConfigError: ids of another dtype or device.
-        IndexError: an id that is no row.
-    """
-    if ids.dtype not in (torch.int64, torch.int32) or not ids.is_cpu:
-        raise ConfigError(f"ids of {ids.dtype} on {ids.device}, expected torch.int64 on the CPU")
-    ids = ids.to(torch.int64).contiguous()
-    require_sides("sparse", packed, rows, columns)
-    out = torch.empty((*ids.shape, columns))
-    if out.numel():
-        _native.sparse_rows(
-            packed.data_ptr(),
-            packed.numel(),
-            ids.data_ptr(),
-            ids.numel(),
-            out.data_ptr(),
-            torch.get_num_threads(),
-        )
-    return out
+# ---- shapes of what they give, for tensors without values
 
 
-def out_sides(
-    sides: Sequence[int],
-    kernel: Sequence[int],
-    stride: Sequence[int],
-    padding: Sequence[int],
-    dilation: Sequence[int],
-) -> list[int]:
-    """Height and width of a convolution's output.
-
-    Raises:
-        ConfigError: the kernel does not fit into the padded image.
-    """
-    out = []
-    for side, k, s, p, d in zip(sides, kernel, stride, padding, dilation, strict=True):
-        reach = d * (k - 1) + 1
-        if isinstance(side, int) and side + 2 * p < reach:
-            raise ConfigError(
-                f"an image of {tuple(sides)} pixels, padded by {tuple(padding)}, is smaller than "
-                f"the kernel's {reach}"
-            )
-        out.append((side + 2 * p - reach) // s + 1)
-    return out
-
-
-def require_input(x: Tensor, columns: int) -> None:
-    """Raise ConfigError unless x is float32 on the CPU, (*, columns)."""
-    if x.dtype != torch.float32 or not x.is_cpu:
-        raise ConfigError(f"input of {x.dtype} on {x.device}, expected torch.float32 on the CPU")
-    shape = x.shape
-    if not shape or shape[-1] != columns:
-        raise ConfigError(f"input of shape {tuple(shape)}, expected (*, {columns})")
-
-
-def _checked(x: Tensor, columns: int) -> Tensor:
-    require_input(x, columns)
-    return x.contiguous()
-
-
-def _checked_image(x: Tensor, channels: int | None) -> Tensor:
-    if x.dtype != torch.float32 or not x.is_cpu:
-        raise ConfigError(f"input of {x.dtype} on {x.device}, expected torch.float32 on the CPU")
-    if x.dim() not in (3, 4) or channels not in (None, x.shape[-3]):
-        expected = f"(N, {'C' if channels is None else channels}, H, W)"
-        raise ConfigError(f"input of shape {tuple(x.shape)}, expected {expected}")
-    return x.contiguous()
-
-
-def _address(tensor: Tensor | None) -> int:
-    return 0 if tensor is None else tensor.data_ptr()
-
-
-_LINEAR_SCHEMA = (
-    "(Tensor x, Tensor packed, SymInt rows, SymInt columns, Tensor? scale, Tensor? bias, "
-    "int activation) -> Tensor"
-)
-_CONVOLUTION_SCHEMA = (
-    "(Tensor x, Tensor packed, SymInt rows, SymInt columns, int[] kernel, int[] stride, "
-    "int[] padding, int[] dilation, Tensor? scale, Tensor? bias, int activation) -> Tensor"
-)
-
-_ROWS_SCHEMA = "(Tensor ids, Tensor packed, SymInt rows, SymInt columns) -> Tensor"
-_CSR_SCHEMA = (
-    "(Tensor x, Tensor values, Tensor columns, Tensor starts, SymInt width, Tensor? bias) -> Tensor"
-)
-_POOL_SCHEMA = "(Tensor x, int[] kernel, int[] stride, int[] padding) -> Tensor"
-
-
-def _sparse_linear(
-    x: Tensor,
-    packed: Tensor,
-    rows: int,
-    columns: int,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    activation: int,
-) -> Tensor:
-    return linear(x, Call.of("sparse", packed, rows, columns, scale, bias, activation))
-
-
-def _codes_linear(
-    x: Tensor,
-    packed: Tensor,
-    rows: int,
-    columns: int,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    activation: int,
-) -> Tensor:
-    return linear(x, Call.of("codes", packed, rows, columns, scale, bias, activation))
-
-
-def _fake_linear(
-    x: Tensor,
-    packed: Tensor,
-    rows: int,
-    columns: int,
-    scale: Tensor | None,
-    bias: Tensor | None,
-    activation: int,
-) -> Tensor:
+def _fake_linear(x: Tensor, packed: Tensor, rows: int, columns: int, *_: Any) -> Tensor:
     torch._check(x.shape[-1] == columns, lambda: f"expected (*, {columns})")
     return x.new_empty((*x.shape[:-1], rows))
 
@@ -357,9 +84,7 @@ def _fake_convolution(
     stride: Sequence[int],
     padding: Sequence[int],
     dilation: Sequence[int],
-    scale: Tensor | None,
-    bias: Tensor | None,
-    activation: int,
+    *_: Any,
 ) -> Tensor:
     sides = out_sides(x.shape[-2:], kernel, stride, padding, dilation)
     return x.new_empty((*x.shape[:-3], rows, *sides))
@@ -375,15 +100,38 @@ def _fake_pool(
     return x.new_empty((*x.shape[:-2], *out_sides(x.shape[-2:], kernel, stride, padding, (1, 1))))
 
 
-LIBRARY = torch.library.Library("tersor", "DEF")
-for _name, _schema, _kernel, _fake in (
-    ("sparse_linear", _LINEAR_SCHEMA, _sparse_linear, _fake_linear),
-    ("codes_linear", _LINEAR_SCHEMA, _codes_linear, _fake_linear),
-    ("csr_linear", _CSR_SCHEMA, csr_linear, _fake_csr),
-    ("sparse_convolution", _CONVOLUTION_SCHEMA, convolution, _fake_convolution),
-    ("sparse_rows", _ROWS_SCHEMA, rows_of, _fake_rows),
-    ("max_pool", _POOL_SCHEMA, max_pool, _fake_pool),
-):
-    LIBRARY.define(_name + _schema)
-    LIBRARY.impl(_name, _kernel, "CPU")
-    torch.library.register_fake(f"tersor::{_name}", _fake, lib=LIBRARY)
+_LIBRARY = torch.library.Library("tersor", "DEF")
+
+
+def define(
+    name: str, schema: str, kernel: Callable[..., object], fake: Callable[..., object]
+) -> None:
+    """Make `torch.ops.tersor.<name>`: what it does on the CPU, and the shapes that it gives."""
+    _LIBRARY.define(name + schema)
+    _LIBRARY.impl(name, kernel, "CPU")
+    torch.library.register_fake(f"tersor::{name}", fake, lib=_LIBRARY)
+
+
+define("sparse_linear", _LINEAR, _linear_of("sparse"), _fake_linear)
+define("codes_linear", _LINEAR, _linear_of("codes"), _fake_linear)
+define(
+    "csr_linear",
+    "(Tensor x, Tensor values, Tensor columns, Tensor starts, SymInt width, Tensor? bias) "
+    "-> Tensor",
+    csr_linear,
+    _fake_csr,
+)
+define(
+    "sparse_convolution",
+    f"(Tensor x, {_WEIGHT}, int[] kernel, int[] stride, int[] padding, int[] dilation, {_FINISH}) "
+    "-> Tensor",
+    _convolution,
+    _fake_convolution,
+)
+define("sparse_rows", f"(Tensor ids, {_WEIGHT}) -> Tensor", _rows_of, _fake_rows)
+define(
+    "max_pool",
+    "(Tensor x, int[] kernel, int[] stride, int[] padding) -> Tensor",
+    max_pool,
+    _fake_pool,
+)

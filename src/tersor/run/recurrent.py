@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -10,8 +11,10 @@ from torch.nn.utils.rnn import PackedSequence
 
 from tersor import _native
 from tersor.core.errors import ConfigError
-from tersor.run.layers import Deployed, dense_of
-from tersor.run.operators import LIBRARY, Matrix, refuse_gradient, traced
+from tersor.run.calls import Matrix, refuse_gradient, require
+from tersor.run.deployed import Deployed
+from tersor.run.layers import dense_of
+from tersor.run.operators import define, traced
 
 _CELLS = ("LSTM", "GRU")
 _GATES = {"LSTM": 4, "GRU": 3}
@@ -127,7 +130,7 @@ class DeployedRecurrent(Deployed):
     def _calls(self) -> list[_Call]:
         try:
             for name, buffer in self.named_buffers():
-                _require(name, buffer, torch.float32 if name.startswith("bias") else torch.uint8)
+                require(buffer, name, torch.float32 if name.startswith("bias") else torch.uint8)
         except ConfigError as error:
             raise self._located(error) from None
         return _calls(*self._arguments())
@@ -150,7 +153,7 @@ class DeployedRecurrent(Deployed):
                     "a PackedSequence, expected a tensor; pad_packed_sequence makes one, whose "
                     "steps behind the end of a sequence are to be left out"
                 )
-            _require("input", x)
+            require(x)
             wrong = x.dim() not in (2, 3) or x.shape[-1] != self.input_size
             if wrong:
                 order = "N, T" if self.batch_first else "T, N"
@@ -175,7 +178,7 @@ class DeployedRecurrent(Deployed):
         count = self.num_layers * (2 if self.bidirectional else 1)
         shape = (count, *batch, self.hidden_size)
         for name, state in states.items():
-            _require(name, state)
+            require(state, name)
             if state.shape != shape:
                 raise ConfigError(f"{name} of shape {tuple(state.shape)}, expected {shape}")
             refuse_gradient(state)
@@ -186,11 +189,6 @@ class DeployedRecurrent(Deployed):
             f"bias={self.bias}, batch_first={self.batch_first}, "
             f"bidirectional={self.bidirectional}, kernel={self.kernel}"
         )
-
-
-def _require(name: str, x: Tensor, dtype: torch.dtype = torch.float32) -> None:
-    if x.dtype != dtype or not x.is_cpu:
-        raise ConfigError(f"{name} of {x.dtype} on {x.device}, expected {dtype} on the CPU")
 
 
 def _calls(
@@ -276,30 +274,22 @@ def _require_fit(
     state, rows = (len(packed) // 2, x.shape[1], hidden), (_GATES[mode] * hidden,)
     given = [("x", x, x.shape), ("h", h, state), *(("bias", b, rows) for b in biases)]
     for name, value, shape in [*given, *([] if c is None else [("c", c, state)])]:
-        _require(name, value)
+        require(value, name)
         if value.shape != shape:
             raise ConfigError(f"{name} of shape {tuple(value.shape)}, expected {shape}")
 
 
-def _fake(
-    x: Tensor,
-    h: Tensor,
-    c: Tensor | None,
-    packed: Sequence[Tensor],
-    biases: Sequence[Tensor],
-    coded: Sequence[int],
-    cell: int,
-    bidirectional: bool,
-    hidden: int,
-) -> tuple[Tensor, Tensor, Tensor]:
+def _fake(x: Tensor, h: Tensor, c: Tensor | None, *rest: Any) -> tuple[Tensor, Tensor, Tensor]:
+    *_, bidirectional, hidden = rest
     out = x.new_empty((*x.shape[:2], hidden * (2 if bidirectional else 1)))
     return out, h.new_empty(h.shape), h.new_empty(0 if c is None else c.shape)
 
 
 # The third tensor is c, without elements for a GRU.
-LIBRARY.define(
-    "recurrent(Tensor x, Tensor h, Tensor? c, Tensor[] packed, Tensor[] biases, int[] coded, "
-    "int cell, bool bidirectional, SymInt hidden) -> (Tensor, Tensor, Tensor)"
+define(
+    "recurrent",
+    "(Tensor x, Tensor h, Tensor? c, Tensor[] packed, Tensor[] biases, int[] coded, int cell, "
+    "bool bidirectional, SymInt hidden) -> (Tensor, Tensor, Tensor)",
+    _operator,
+    _fake,
 )
-LIBRARY.impl("recurrent", _operator, "CPU")
-torch.library.register_fake("tersor::recurrent", _fake, lib=LIBRARY)

@@ -11,16 +11,16 @@ from torch import Tensor, nn
 
 from tersor.run import attention, recurrent
 from tersor.run.attention import DeployedAttention
+from tersor.run.calls import Activation, Matrix
+from tersor.run.deployed import Deployed
 from tersor.run.following import NOTHING, Following, activation_of, hooked, norm_of
 from tersor.run.layers import (
     CsrLinear,
-    Deployed,
     DeployedConv2d,
     DeployedEmbedding,
     DeployedLinear,
     DeployedMaxPool2d,
 )
-from tersor.run.operators import Activation, Matrix
 from tersor.run.packing import (
     Entries,
     code_bits,
