@@ -186,9 +186,6 @@ void bind_kernels(nb::module_& m) {
         nb::gil_scoped_release release;
         max_pool(p, at<const float>(x), at<float>(out), threads);
     });
-    m.def("activate", [](Address values, std::size_t count, int activation) {
-        kernels().finish_each(at<float>(values), count, nullptr, nullptr, finish_of(0, 0, activation).activation);
-    }, nb::arg("values"), nb::arg("count"), nb::arg("activation"));
 }
 
 }  // namespace tersor

@@ -57,14 +57,6 @@ static void finish_each(float* v, std::size_t n, const float* scale, const float
     });
 }
 
-static void sigmoid(float* v, std::size_t n) {
-    over(v, n, [](Lanes x, std::size_t, int) { return logistic(x); });
-}
-
-static void tanh_of(float* v, std::size_t n) {
-    over(v, n, [](Lanes x, std::size_t, int) { return hyperbolic_tangent(x); });
-}
-
 // out[c * out_stride + r] = in[r * in_stride + c] for four rows and columns.
 static inline void transpose_four(const float* in, std::size_t in_stride, float* out, std::size_t out_stride) {
 #if defined(__SSE2__)

@@ -64,8 +64,6 @@ struct Kernels {
     // order of the codes. At most 2^14 groups. Null where there are no instructions for it.
     void (*integers_dot)(const CodeMatrix&, std::uint64_t first, std::uint64_t count, const std::uint8_t* x, double unit, float* out);
 
-    void (*sigmoid)(float* v, std::size_t n);
-    void (*tanh)(float* v, std::size_t n);
 
     // The next cell and state, as recurrent.hpp says.
     void (*lstm_gates)(const GateRows&);

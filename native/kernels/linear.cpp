@@ -115,11 +115,13 @@ Pass pass_from(std::size_t first, std::size_t batch, int width) {
     return {first, std::min(left, static_cast<std::size_t>(vectors * width)), vectors};
 }
 
+std::size_t widest_pass(int width) { return static_cast<std::size_t>(pass_from(0, SIZE_MAX, width).vectors * width); }
+
 void side_by_side(const SparseMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
     const Kernels& k = kernels();
     threads = threads_for(m.entries * batch, threads);
     // Every pass but the last is the widest; so the lanes before a pass are its first sample.
-    const std::size_t widest = static_cast<std::size_t>(pass_from(0, SIZE_MAX, k.width).vectors * k.width);
+    const std::size_t widest = widest_pass(k.width);
     const std::size_t passes = (batch + widest - 1) / widest;
     const Pass last = pass_from((passes - 1) * widest, batch, k.width);
     const std::size_t lanes = last.first + static_cast<std::size_t>(last.vectors * k.width);
@@ -152,10 +154,13 @@ void side_by_side(const SparseMatrix& m, const float* x, std::size_t batch, floa
 
 void sparse_linear(const SparseMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
     // Places in samples side by side are 32-bit.
-    if (batch <= most_single || m.columns > INT32_MAX / 128)
-        one_by_one(m, x, batch, out, f, threads);
-    else
-        side_by_side(m, x, batch, out, f, threads);
+    if (batch <= most_single || m.columns > INT32_MAX / 128) return one_by_one(m, x, batch, out, f, threads);
+    // Whole passes, of which the turned samples take 16 MiB at most, or one.
+    constexpr std::size_t most = std::size_t{1} << 22;
+    const std::size_t widest = widest_pass(kernels().width);
+    const std::size_t at_once = std::max<std::size_t>(1, most / (widest * m.columns)) * widest;
+    for (std::size_t first = 0; first < batch; first += at_once)
+        side_by_side(m, x + first * m.columns, std::min(at_once, batch - first), out + first * m.rows, f, threads);
 }
 
 void codes_linear(const CodeMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {

@@ -10,4 +10,4 @@
 #include "code_dots.hpp"
 #include "gates.hpp"
 
-extern const Kernels table = {isa_name, width, dot, multiply, finish, copy, finish_each, transpose, codes_dot, integers_dot, sigmoid, tanh_of, lstm_gates, gru_gates};
+extern const Kernels table = {isa_name, width, dot, multiply, finish, copy, finish_each, transpose, codes_dot, integers_dot, lstm_gates, gru_gates};

@@ -281,6 +281,3 @@ def max_pool(
     threads: int,
 ) -> None:
     """out = the largest value of each window of each plane."""
-
-def activate(values: int, count: int, activation: int) -> None:
-    """values = activation(values), at an address."""

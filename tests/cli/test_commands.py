@@ -10,6 +10,7 @@ import safetensors.torch
 import torch
 from typer.testing import CliRunner
 
+from tersor import _native
 from tersor.cli.main import app
 from tersor.store import load, save
 
@@ -130,6 +131,8 @@ def test_doctor_names_what_is_there_and_what_is_not(tersor):
     assert states["C++ extension"] == states["torch"] == states["task digits"] == "ok"
     assert states["task mnist"] == "missing"
     assert any("train-images-idx3-ubyte.gz" in note for note in report["notes"])
+    kernels = next(row for row in report["rows"] if row["what"] == "kernels")
+    assert kernels["found"].partition(",")[0] in _native.isa_names()
 
 
 def test_doctor_explains_a_torchvision_that_does_not_load(tersor, tmp_path, monkeypatch):

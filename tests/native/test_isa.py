@@ -115,9 +115,9 @@ def test_samples_side_by_side_add_as_many_chains_as_few_vectors_leave_free(isa, 
 
 
 def activated(values, activation):
-    out = values.clone()
-    _native.activate(out.data_ptr(), out.numel(), ACTIVATIONS.index(activation))
-    return out
+    """Of each value as a sample of its own, with 1 as the weight."""
+    one = pack_sparse(entries_of(torch.ones(1, 1)), tile=1)
+    return linear(one, values[:, None].contiguous(), 1, activation=activation)[:, 0]
 
 
 @pytest.mark.parametrize("activation", ACTIVATIONS)
@@ -144,15 +144,18 @@ def test_activations_of_large_and_special_numbers_are_those_of_float64(isa, acti
     torch.testing.assert_close(got, want, rtol=2e-6, atol=0, equal_nan=True)
 
 
-@pytest.mark.parametrize("count", [0, 1, 3, 4, 7, 8, 15, 16, 17, 33])
-def test_an_activation_touches_the_values_it_was_given_and_no_others(isa, count):
-    x = -torch.ones(count + 1)
-    _native.activate(x.data_ptr(), count, ACTIVATIONS.index("relu"))
-    assert x.tolist() == [0.0] * count + [-1.0]
+@pytest.mark.parametrize("rows", [1, 3, 4, 7, 8, 15, 16, 17, 33])
+def test_an_activation_touches_the_rows_of_its_layer_and_no_others(isa, rows):
+    packed, x = pack_sparse(entries_of(torch.ones(rows, 1)), tile=1), torch.tensor([-1.0])
+    out = -torch.ones(rows + 1)
+    where = (packed.data_ptr(), packed.numel(), x.data_ptr(), 1, out.data_ptr(), 0, 0)
+    _native.sparse_linear(*where, ACTIVATIONS.index("relu"), 1)
+    assert out.tolist() == [0.0] * rows + [-1.0]
 
 
 def test_an_unknown_activation_is_refused():
-    x = torch.zeros(1)
+    packed, x = pack_sparse(entries_of(torch.ones(1, 1)), tile=1), torch.zeros(1)
+    where = (packed.data_ptr(), packed.numel(), x.data_ptr(), 1, x.data_ptr(), 0, 0)
     for number in (-1, 5):
         with pytest.raises(ValueError, match=f"activation {number}"):
-            _native.activate(x.data_ptr(), 1, number)
+            _native.sparse_linear(*where, number, 1)

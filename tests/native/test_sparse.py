@@ -273,3 +273,13 @@ def test_counts_starts_and_columns_that_lie_are_found(part, kind, value, message
     packed[at : at + np.dtype(kind).itemsize].view(kind)[0] = value
     with pytest.raises(ValueError, match=message):
         _native.sparse_check(packed)
+
+
+def test_a_large_batch_is_taken_in_parts_with_the_same_bits(isa):
+    # 70,000 columns of 64 samples are more than the samples that are turned at once.
+    matrix = sparse_matrix(3, 70_000, density=0.01, values=15)
+    packed = pack_sparse(entries_of(matrix), tile=4096)
+    x = numbers(64 + 64 + 5, 70_000)
+    whole = linear(packed, x, 3)
+    assert error(whole, x.double() @ matrix.double().T) <= 1e-5
+    assert torch.equal(torch.cat([linear(packed, part, 3) for part in x.split(64)]), whole)

@@ -23,6 +23,7 @@ def examine(data_dir: str | None = None) -> tuple[Report, bool]:
         _native(),
         _torch(),
         _cpu(),
+        _kernels(),
         _compiler(),
         _extra("accelerate", "training"),
         _extra("sklearn", "the task digits"),
@@ -49,6 +50,22 @@ def _native() -> dict[str, Value]:
     except ImportError as error:
         return _row("C++ extension", "broken", str(error), "install tersor again: pip install .")
     return _row("C++ extension", "ok", os.path.basename(str(module.__file__)))  # noqa: PTH119
+
+
+def _kernels() -> dict[str, Value]:
+    """What deployed models run on."""
+    try:
+        module = importlib.import_module("tersor._native")
+    except ImportError:
+        return _row("kernels", "missing", "no C++ extension")
+    if module.threads_kind() == "openmp":
+        return _row("kernels", "ok", f"{module.isa()}, on torch's OpenMP threads")
+    return _row(
+        "kernels",
+        "ok",
+        f"{module.isa()}, on threads of their own",
+        "torch's OpenMP runtime was not found: more than one thread may not pay",
+    )
 
 
 def _torch() -> dict[str, Value]:
