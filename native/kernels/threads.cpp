@@ -16,31 +16,59 @@ namespace {
 
 using Fork = void (*)(void (*)(void*), void*, unsigned, unsigned);
 
-// GCC's entry point, which LLVM's runtime has as well.
-Fork find_fork() {
+using Number = int (*)();
+
+// What is used of the OpenMP runtime: GCC's entry point, which LLVM's runtime has as well.
+struct OpenMp {
+    Fork fork = nullptr;
+    Number thread_number = nullptr;
+
+    OpenMp() {
 #if defined(__unix__) || defined(__APPLE__)
-    return reinterpret_cast<Fork>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
-#else
-    return nullptr;
+        fork = reinterpret_cast<Fork>(dlsym(RTLD_DEFAULT, "GOMP_parallel"));
+        thread_number = reinterpret_cast<Number>(dlsym(RTLD_DEFAULT, "omp_get_thread_num"));
 #endif
+    }
+
+    bool there() const { return fork != nullptr && thread_number != nullptr; }
+};
+
+const OpenMp& openmp() {
+    static const OpenMp runtime;
+    return runtime;
 }
 
-Fork openmp() {
-    static const Fork fork = find_fork();
-    return fork;
-}
+constexpr int most_threads = 64;
 
+// The items in as many ranges as there are threads. A thread begins with its own, so that it finds what
+// it touched in the last call in its cache; what is left of the others' it takes when it is done.
 struct Team {
-    std::atomic<std::size_t> next{0};
-    std::size_t items;
+    struct alignas(64) Range {
+        std::atomic<std::size_t> next{0};
+        std::size_t end = 0;
+    };
+
+    Range ranges[most_threads];
+    int threads;
     void (*work)(void*, std::size_t);
     void* context;
 
-    static void run(void* self) {
-        Team& team = *static_cast<Team*>(self);
-        for (std::size_t i; (i = team.next.fetch_add(1, std::memory_order_relaxed)) < team.items;)
-            team.work(team.context, i);
+    Team(std::size_t items, int count, void (*f)(void*, std::size_t), void* c) : threads(count), work(f), context(c) {
+        const auto parts = static_cast<std::size_t>(count);
+        for (std::size_t t = 0; t < parts; ++t) {
+            ranges[t].next.store(items * t / parts, std::memory_order_relaxed);
+            ranges[t].end = items * (t + 1) / parts;
+        }
     }
+
+    void run(int thread) {
+        for (int k = 0; k < threads; ++k) {
+            Range& range = ranges[(thread + k) % threads];
+            for (std::size_t i; (i = range.next.fetch_add(1, std::memory_order_relaxed)) < range.end;) work(context, i);
+        }
+    }
+
+    static void run_openmp(void* self) { static_cast<Team*>(self)->run(openmp().thread_number()); }
 };
 
 struct Free {
@@ -60,21 +88,19 @@ void for_each_item(std::size_t items, int threads, void (*work)(void*, std::size
         for (std::size_t i = 0; i < items; ++i) work(context, i);
         return;
     }
-    Team team;
-    team.items = items;
-    team.work = work;
-    team.context = context;
-    if (const Fork fork = openmp()) {
-        fork(Team::run, &team, static_cast<unsigned>(threads), 0);
+    threads = threads < most_threads ? threads : most_threads;
+    Team team(items, threads, work, context);
+    if (openmp().there()) {
+        openmp().fork(Team::run_openmp, &team, static_cast<unsigned>(threads), 0);
         return;
     }
     std::vector<std::thread> others;
-    for (int i = 1; i < threads; ++i) others.emplace_back(Team::run, &team);
-    Team::run(&team);
+    for (int i = 1; i < threads; ++i) others.emplace_back(&Team::run, &team, i);
+    team.run(0);
     for (std::thread& other : others) other.join();
 }
 
-const char* threads_kind() { return openmp() != nullptr ? "openmp" : "threads"; }
+const char* threads_kind() { return openmp().there() ? "openmp" : "threads"; }
 
 float* scratch(int slot, std::size_t count) {
     thread_local Scratch slots[8];

@@ -9,8 +9,8 @@
 
 namespace tersor {
 
-// Calls `work(context, item)` once for each item below `items`, on up to `threads` threads, in no
-// stated order; so an item must write what no other item does. Does not throw; `work` must not.
+// Calls `work(context, item)` once for each item below `items`, on up to `threads` threads (64 at
+// most), in no stated order; so an item must write what no other item does. Does not throw; `work` must not.
 void for_each_item(std::size_t items, int threads, void (*work)(void*, std::size_t), void* context);
 
 template <class F>
