@@ -52,6 +52,15 @@ def test_a_plan_that_is_given_is_followed_with_its_notes(monkeypatch):
     assert "the plan was made on Machine(processor='abacus'" in notes[-1]
 
 
+@pytest.mark.parametrize("option", [{"select": "0"}, {"ignore": "0"}, {"prefer": "memory"}])
+def test_a_plan_that_is_followed_says_what_it_leaves_aside(monkeypatch, option):
+    prefer(monkeypatch, "sparse")
+    plan = plan_of(deploy(mlp(), vectors()))
+    said = "a plan is followed: prefer, select and ignore are for a search"
+    assert said in plan_of(deploy(mlp(), vectors(), plan=plan, **option)).notes
+    assert said not in plan_of(deploy(mlp(), vectors(), plan=plan)).notes
+
+
 def test_a_plan_of_another_machine_is_measured_anew_and_says_so(monkeypatch, tmp_path):
     prefer(monkeypatch, "codes")
     file = tmp_path / "plan.json"

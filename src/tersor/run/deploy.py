@@ -90,6 +90,8 @@ def deploy(
             require_values(work)
         if known is not None:
             follow_plan(work, known, weights)
+            if select is not None or ignore is not None or prefer != "speed":
+                notes = (*notes, "a plan is followed: prefer, select and ignore are for a search")
             made = replace(known, notes=notes)
         else:
             if weights is not None:
