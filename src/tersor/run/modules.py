@@ -6,6 +6,7 @@ import copy
 from typing import Any
 
 from torch import Tensor, nn
+from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
 from tersor.run.deployed import Deployed
@@ -62,9 +63,9 @@ class Linear(nn.Linear):
     """
 
     def forward(self, input: Tensor) -> Tensor:
-        if input.dim() > 2 and not input.is_contiguous():
+        if not input.is_contiguous() and input.dim() > 2:
             input = input.contiguous()
-        return super().forward(input)
+        return functional.linear(input, self.weight, self.bias)
 
 
 def put(work: nn.Module, name: str, module: nn.Module) -> None:
