@@ -8,6 +8,7 @@ and 4-bit sharing leave; the time does not depend on which. ONNX Runtime and tor
 where they are installed. `limit` is what this machine cannot beat: for one sample the bytes of
 weights and activations over its copy bandwidth (weights that stay in a cache may beat it), for
 batches the multiply-adds of kept weights over the peak of the inner loop in the first cache.
+Each part runs in a process of its own.
 """
 
 # ruff: noqa: B023 (each call is made and timed within its own turn of the loop)
@@ -16,8 +17,9 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import platform
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
 import warnings
@@ -28,6 +30,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tersor.core.machine import processor
 from tersor.run import Plan, deploy, plan_of
 from tersor.run.layers import DeployedLinear
 from tersor.run.packing import Entries, entries_of, pack_codes, pack_integers, pack_sparse
@@ -353,6 +356,7 @@ class LanguageModel(nn.Module):
         return self.head(self.lstm(x)[0])
 
 
+NOTES = "\n## What is missed"
 ALL = (1, 16, 64)
 MODELS: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...], tuple[int, ...]]] = {
     "LeNet-300-100": (lambda: build_model("lenet-300-100"), (1, 28, 28), ALL),
@@ -436,53 +440,69 @@ def versions() -> str:
     return ", ".join(found)
 
 
-def processor() -> str:
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.is_file() else []
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
+PARTS = {
+    "linear": "Sparse linear layers",
+    "codes": "Dense codebook, 4096x4096, batch 1",
+    "convolution": "Sparse convolutions, shapes of ResNet on ImageNet",
+    "model": "Whole models through `deploy`",
+    "thread": "Threads",
+}
+
+
+def part_rows(part: str, threads: int, seconds: float) -> Iterator[str]:
+    if part == "model":
+        return model_rows(seconds)
+    if part == "thread":
+        return thread_rows(threads, seconds)
+    limits = machine_limits()
+    print(
+        f"Copying moves {limits[0] / 1e9:.1f} GB/s (reading and writing); the inner loop's peak is "
+        f"{limits[1] / 1e9:.1f} thousand million multiply-adds a second.\n"
+    )
+    if part == "linear":
+        return linear_rows(threads, limits, seconds)
+    if part == "codes":
+        return codes_rows(limits, seconds)
+    return convolution_rows(threads, limits, seconds)
+
+
+def in_own_processes(threads: int, seconds: float) -> Iterator[str]:
+    """Each part's lines: what another part did to the process must not change its times."""
+    yield f"{processor()}, {threads} thread(s); {versions()}."
+    for part, title in PARTS.items():
+        yield from ("", f"## {title}", "")
+        command = [sys.executable, "-W", "ignore", __file__, "--only", part]
+        command += ["--threads", str(threads), "--seconds", str(seconds)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as child:
+            assert child.stdout is not None
+            yield from (line.rstrip("\n") for line in child.stdout)
+        if child.returncode:
+            raise SystemExit(f"the part {part!r} failed")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=2.0, help="for the calls of a row")
-    parser.add_argument("--only", nargs="*", help="parts: linear codes convolution model thread")
-    parser.add_argument("--write", type=Path)
+    parser.add_argument("--seconds", type=float, default=1.0, help="for the calls of a row")
+    parser.add_argument("--only", choices=PARTS, help="one part, in this process")
+    parser.add_argument("--write", type=Path, help="its notes, from 'What is missed' on, stay")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
-    torch.set_grad_enabled(False)
-    limits = machine_limits()
-    lines = [
-        f"{processor()}, {options.threads} thread(s); {versions()}.",
-        f"Copying moves {limits[0] / 1e9:.1f} GB/s (reading and writing); the inner loop's peak is "
-        f"{limits[1] / 1e9:.1f} thousand million multiply-adds a second.",
-    ]
-    parts: dict[str, tuple[str, Iterator[str]]] = {
-        "linear": ("Sparse linear layers", linear_rows(options.threads, limits, options.seconds)),
-        "codes": ("Dense codebook, 4096x4096, batch 1", codes_rows(limits, options.seconds)),
-        "convolution": (
-            "Sparse convolutions, shapes of ResNet on ImageNet",
-            convolution_rows(options.threads, limits, options.seconds),
-        ),
-        "model": ("Whole models through `deploy`", model_rows(options.seconds)),
-        "thread": ("Threads", thread_rows(options.threads, options.seconds)),
-    }
-    print("\n".join(lines))
-    for name, (title, rows) in parts.items():
-        if options.only and name not in options.only:
-            continue
-        lines += ["", f"## {title}", ""]
-        print(f"\n## {title}\n")
-        for row in rows:
+    if options.only:
+        torch.set_num_threads(options.threads)
+        torch.set_grad_enabled(False)
+        for row in part_rows(options.only, options.threads, options.seconds):
             print(row, flush=True)
-            lines.append(row)
+        return
+    lines = []
+    for line in in_own_processes(options.threads, options.seconds):
+        print(line, flush=True)
+        lines.append(line)
     if options.write:
-        command = (
-            f"python benchmarks/kernels.py --threads {options.threads} "
-            "--write benchmarks/kernels.md"
-        )
-        options.write.write_text(f"# Kernels\n\n`{command}`\n\n" + "\n".join(lines) + "\n")
+        old = options.write.read_text() if options.write.is_file() else ""
+        notes = old[old.find(NOTES) :] if NOTES in old else ""
+        command = f"python benchmarks/kernels.py --threads {options.threads}"
+        head = f"# Kernels\n\n`{command} --write benchmarks/kernels.md`\n\n"
+        options.write.write_text(head + "\n".join(lines) + "\n" + notes)
 
 
 if __name__ == "__main__":
