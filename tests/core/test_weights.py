@@ -1,3 +1,5 @@
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import nn
@@ -67,6 +69,21 @@ def test_the_matrices_of_a_layer_are_weights_and_its_biases_are_not(module, kind
     assert {w.kind for w in weights} == {kind}
     rest = {name for name, _ in module.named_parameters()} - set(expected)
     assert {name: "bias" in reason for name, reason in skipped.items()} == dict.fromkeys(rest, True)
+
+
+def test_a_module_of_another_kind_says_which_of_its_parameters_are_weights():
+    class Buckets(nn.Module):
+        weight_kinds: ClassVar = {"buckets": "hashed"}
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.buckets = nn.Parameter(torch.ones(5))
+            self.scale = nn.Parameter(torch.ones(1))
+
+    weights, skipped = survey(nn.Sequential(Buckets(), nn.Linear(2, 2)))
+    assert [(w.name, w.kind) for w in weights] == [("0.buckets", "hashed"), ("1.weight", "linear")]
+    assert skipped["0.scale"] == "of Buckets, whose parameters are no weights"
+    assert names(nn.Sequential(Buckets(), nn.Linear(2, 2)), select="Buckets") == ["0.buckets"]
 
 
 def test_a_weight_is_the_very_tensor_of_the_module_in_torchs_layout():

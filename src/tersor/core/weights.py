@@ -1,6 +1,7 @@
 """Which tensors of a model are weights: by qualified name, with kind and shape, ties seen once.
 
-Biases, normalisation parameters and buffers are never among them.
+Biases, normalisation parameters and buffers are never among them. A module of another kind says by
+a class attribute `weight_kinds`, parameter name to kind, which of its parameters are weights.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Weight:
 
     Args:
         name: qualified name of the parameter, as in `model.state_dict()`.
-        kind: "linear", "conv", "conv_transposed", "embedding", "recurrent" or "attention".
+        kind: "linear", "conv", "conv_transposed", "embedding", "recurrent", "attention", or what
+            the module's `weight_kinds` says.
         parameter: the tensor itself, `(out, in, *kernel)` as torch has it.
         module: the module that owns it (the first one, if several share it).
         aliases: further names of the same tensor.
@@ -163,7 +165,8 @@ def _kind(module: nn.Module, name: str) -> str | None:
             return kind
     if type(module).__name__ == "Conv1D" and name == "weight":  # Hugging Face: (in, out)
         return "linear"
-    return None
+    declared = getattr(type(module), "weight_kinds", {})
+    return declared.get(name) if isinstance(declared, Mapping) else None
 
 
 def _walk(model: nn.Module) -> Iterator[tuple[Weight, str]]:

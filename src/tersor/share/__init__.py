@@ -1,0 +1,1 @@
+"""Weights that are shared: hashed buckets, tied tensors, templates, mixture priors."""
