@@ -76,6 +76,7 @@ def test_what_a_density_leaves_is_the_published_count(name, density, kept):
         ("conv-2", CIFAR, 4_301_642),
         ("conv-4", CIFAR, 2_425_930),
         ("conv-6", CIFAR, 2_262_602),
+        ("resnet-8", CIFAR, 78_042),
         ("resnet-20", CIFAR, 272_474),
         ("resnet-32", CIFAR, 466_906),
         ("resnet-56", CIFAR, 855_770),

@@ -32,6 +32,7 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "vgg-c": partial(vgg, blocks=VGG_16, hidden=(512, 512), pointwise=True),
     "vgg-d": partial(vgg, blocks=VGG_16, hidden=(512, 512)),
     "vgg-small": partial(vgg, blocks=VGG_16_SMALL),
+    "resnet-8": partial(resnet, depth=8),
     "resnet-20": partial(resnet, depth=20),
     "resnet-32": partial(resnet, depth=32),
     "resnet-56": partial(resnet, depth=56),
