@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from tersor.cli.networks import built
+from tersor.core.observing import observing
 from tersor.core.report import Report, Value
 from tersor.core.threads import threads as core_threads
 from tersor.measure import (
@@ -27,7 +28,6 @@ from tersor.measure import (
     weight_bytes,
 )
 from tersor.measure.energy import MODEL
-from tersor.measure.observing import observing
 from tersor.run import Plan, deploy, plan_of
 from tersor.run.example import difference
 from tersor.store import load_into, open_, read_tensors

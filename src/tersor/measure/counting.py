@@ -20,7 +20,7 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode
 
 from tersor.core.errors import ConfigError
-from tersor.measure.observing import observing
+from tersor.core.observing import observing
 
 _PRODUCT = re.compile(r"mm|mv|dot|conv|rnn|lstm|gru|attention|trilinear")
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError, DataError
-from tersor.measure.observing import observing
+from tersor.core.observing import observing
 from tersor.tasks import Batches, top1_mistakes
 
 _Z = 1.959963984540054  # the normal distribution leaves 2.5 % above it

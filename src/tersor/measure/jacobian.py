@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
+from tersor.core.observing import observing
 from tersor.core.weights import prunable
-from tersor.measure.observing import observing
 
 
 @dataclass(frozen=True, eq=False)

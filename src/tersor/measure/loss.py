@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tersor.core.errors import DataError
-from tersor.measure.observing import observing
+from tersor.core.observing import observing
 from tersor.tasks import Batches
 
 

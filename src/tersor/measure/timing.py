@@ -17,8 +17,8 @@ import torch
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError, did_you_mean
+from tersor.core.observing import observing
 from tersor.core.threads import threads as core_threads
-from tersor.measure.observing import observing
 
 _TURN = 10
 """Passes of one model in a row: a pass finds its own weights in the cache, as when it is served."""

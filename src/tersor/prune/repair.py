@@ -13,8 +13,8 @@ from torch import nn
 
 from tersor.core.errors import ConfigError
 from tersor.core.masks import MaskSet
+from tersor.core.units import as_units, from_units
 from tersor.core.weights import Weight, prunable
-from tersor.prune.criteria.entries import as_units, from_units
 from tersor.prune.criteria.layerwise_obs import input_moments
 from tersor.prune.criteria.obs import Blocks
 from tersor.prune.criteria.surgeon import repaired, repaired_by_vectors

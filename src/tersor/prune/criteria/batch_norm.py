@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tersor.core.units import from_units, users
 from tersor.core.weights import Weight, prunable
-from tersor.prune.criteria.entries import from_units, precise, refusing, users
+from tersor.prune.criteria.entries import precise, refusing
 from tersor.prune.scoring import Scores, ScoringData, differentiable
 
 

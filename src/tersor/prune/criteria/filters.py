@@ -10,8 +10,9 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
+from tersor.core.units import as_units, from_units
 from tersor.core.weights import Weight, prunable
-from tersor.prune.criteria.entries import as_units, from_units, precise
+from tersor.prune.criteria.entries import precise
 from tersor.prune.scoring import Lazily, Scores, ScoringData
 
 _ROWS = 256  # of a distance matrix that stand in memory together

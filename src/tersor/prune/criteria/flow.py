@@ -15,8 +15,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tersor.core.units import as_units, from_units, group_count, users
 from tersor.core.weights import Weight, prunable
-from tersor.prune.criteria.entries import as_units, from_units, group_count, refusing, users
+from tersor.prune.criteria.entries import refusing
 from tersor.prune.criteria.synflow import ones_input
 from tersor.prune.scoring import Scores, ScoringData, differentiable
 

@@ -16,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
+from tersor.core.units import from_units, users
 from tersor.core.weights import Weight, prunable
-from tersor.prune.criteria.entries import from_units, precise, refusing, users
+from tersor.prune.criteria.entries import precise, refusing
 from tersor.prune.scoring import Loss, Scores, ScoringData, differentiable
 
 GATED = {"linear", "conv", "conv_transposed"}

@@ -11,9 +11,10 @@ from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
 from tersor.core.tables import look_up
+from tersor.core.units import as_units, from_units
 from tersor.core.weights import Weight, prunable
 from tersor.prune.criteria.curvature import CURVATURES, Vectors
-from tersor.prune.criteria.entries import as_units, from_units, precise, refusing
+from tersor.prune.criteria.entries import precise, refusing
 from tersor.prune.criteria.surgeon import inverse_diagonal, losses
 from tersor.prune.scoring import Scores, ScoringData
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from tersor.core.units import as_units, from_units
 from tersor.core.weights import Weight, prunable
-from tersor.prune.criteria.entries import as_units, from_units, precise, refusing
+from tersor.prune.criteria.entries import precise, refusing
 from tersor.prune.criteria.inputs import watch_inputs
 from tersor.prune.scoring import Scores, ScoringData
 

@@ -14,8 +14,8 @@ from tersor.tasks.networks.images import image_sides
 def resnet(input_shape: tuple[int, ...], classes: int, *, depth: int) -> nn.Module:
     """ResNet-`depth` for CIFAR: a convolution, three stages of n blocks, mean over the image, fc.
 
-    78,042 parameters for depth 8, 272,474 for 20, 466,906 for 32, 855,770 for 56, with ten classes in
-    colour.
+    78,042 parameters for depth 8, 272,474 for 20, 466,906 for 32, 855,770 for 56, with ten
+    classes in colour.
 
     Shapes: (N, C, H, W) -> (N, classes); the second and third stage halve H and W.
 
