@@ -4,7 +4,7 @@
 >>> import tersor
 >>> model = nn.Linear(64, 64)
 >>> masks, _ = tersor.prune_(model, density=0.1)
->>> codebooks, _ = tersor.quantize_(model, bits=4, masks=masks)
+>>> report = tersor.quantize_(model, 4, masks=masks)
 """
 
 from tersor.compress import Recipe, Result, compress, read_recipe
@@ -21,7 +21,7 @@ from tersor.core.errors import (
 from tersor.core.seeding import seed_everything
 from tersor.measure import evaluate
 from tersor.prune import GradualPruner, ScoringData, prune_
-from tersor.quantize import CodebookTuner, quantize_
+from tersor.quantize import CodebookTuner, codebooks_of, quantize_
 from tersor.run import deploy, plan_of
 from tersor.store import inspect, load, open_, pack, save, unpack, verify
 from tersor.tasks import Task, build_model, load_task
@@ -49,6 +49,7 @@ __all__ = [
     "TrainingError",
     "__version__",
     "build_model",
+    "codebooks_of",
     "compress",
     "deploy",
     "evaluate",

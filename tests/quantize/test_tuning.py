@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from tersor.core.errors import ConfigError
-from tersor.quantize import Codebook, CodebookTuner, quantize_
+from tersor.quantize import Codebook, CodebookTuner, codebooks_of, quantize_
 
 OPTIMIZERS = {
     "sgd": lambda p: torch.optim.SGD(p, 0.01, momentum=0.9),
@@ -31,7 +31,8 @@ def shared(model: nn.Module, bits: int = 2) -> dict[str, Codebook]:
         f"{n}.weight": torch.rand(model[n].weight.shape, generator=generator) < 0.5
         for n in (0, 3, 5)
     }
-    return quantize_(model, bits, masks=masks)[0]
+    quantize_(model, bits, masks=masks)
+    return codebooks_of(model)
 
 
 def loss_of(model: nn.Module, number: int = 0) -> Tensor:
@@ -229,7 +230,8 @@ def test_a_centroid_that_lands_on_zero_waits():
     model = nn.Linear(4, 1, bias=False)
     with torch.no_grad():
         model.weight.copy_(torch.tensor([[0.5, 0.5, -1.0, 0.0]]))
-    books, _ = quantize_(model, 1)
+    quantize_(model, 1)
+    books = codebooks_of(model)
     optimizer = torch.optim.SGD(model.parameters(), 1.0)
     with CodebookTuner(model, books).attach(optimizer):
         model.weight.grad = torch.tensor([[0.25, 0.25, 1.0, 9.0]])

@@ -188,7 +188,7 @@ def test_pruned_and_quantised_networks_give_their_outputs(monkeypatch):
     torch.manual_seed(0)
     model = tersor.build_model("lenet-300-100").eval()
     masks, _ = tersor.prune_(model, density=0.1)
-    tersor.quantize_(model, bits=4, masks=masks)
+    tersor.quantize_(model, 4, masks=masks)
     x = torch.randn(8, 1, 28, 28)
     fast = deploy(model, x, batch_sizes=(1, 8))
     plan = plan_of(fast)

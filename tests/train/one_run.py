@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 from tersor.prune import GradualPruner, prune_
-from tersor.quantize import CodebookTuner, quantize_
+from tersor.quantize import CodebookTuner, codebooks_of, quantize_
 from tersor.tasks import Task
 from tersor.train import Training, fit
 
@@ -69,7 +69,8 @@ def run(
         methods = [GradualPruner(model, 0.3, start=3, end=20, every=2, allocation="lamp")]
     elif kind == "tuner":
         masks, _ = prune_(model, 0.5)
-        methods = [CodebookTuner(model, quantize_(model, 2, masks=masks)[0])]
+        quantize_(model, 2, masks=masks)
+        methods = [CodebookTuner(model, codebooks_of(model))]
     held_out = [next(iter(DataLoader(Noisy(50), batch_size=50)))]
     task = Task("noisy", DataLoader(Noisy(64), 8, shuffle=True), held_out, held_out, loss)
     training = SETTINGS[kind].model_copy(update=changes)

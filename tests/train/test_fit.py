@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from tersor.core.errors import ConfigError, MissingExtraError, TrainingError
 from tersor.core.hooks import Attachment
 from tersor.prune import GradualPruner
-from tersor.quantize import CodebookTuner, quantize_
+from tersor.quantize import CodebookTuner, codebooks_of, quantize_
 from tersor.tasks import Batches, Task
 from tersor.train import RunLog, Training, fit, steps_per_epoch
 
@@ -240,8 +240,8 @@ def test_a_pruner_keeps_its_masks_and_a_tuner_its_codebooks_in_step_with_the_mod
         assert torch.equal(model.get_parameter(name) != 0, mask)
     assert pruner.masks.kept == round(0.3 * 56)
 
-    codebooks, _ = quantize_(model, 2, masks=pruner.masks)
-    tuner = CodebookTuner(model, codebooks)
+    quantize_(model, 2, masks=pruner.masks)
+    tuner = CodebookTuner(model, codebooks_of(model))
     report = fit(model, scripted([9, 8, 3, 7]), quick(), methods=[tuner], verbose=False)
     assert report.summary["epoch kept"] == 2
     for name, book in tuner.codebooks.items():

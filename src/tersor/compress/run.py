@@ -17,7 +17,7 @@ from tersor.core.report import Report
 from tersor.core.seeding import seed_everything
 from tersor.measure import evaluate
 from tersor.prune import FirstBatches, GradualPruner, ScoringData, prune_
-from tersor.quantize import CodebookTuner, quantize_
+from tersor.quantize import CodebookTuner, KMeans, codebooks_of, quantize_
 from tersor.tasks import Task
 from tersor.train import fit, steps_per_epoch
 
@@ -106,16 +106,18 @@ class Run:
         return [report, pruner.report()]
 
     def _quantize(self, number: int, step: Quantize) -> list[Report]:
-        codebooks, report = quantize_(
+        by_selector = step.bits if isinstance(step.bits, dict) else {"": step.bits}
+        quantizers = {s: KMeans(bits, step.init, self.seed) for s, bits in by_selector.items()}
+        report = quantize_(
             self.model,
-            step.bits,
+            quantizers if isinstance(step.bits, dict) else quantizers[""],
             masks=self.masks,
-            init=step.init,
-            seed=self.seed,
             ignore=step.ignore or None,
         )
         if step.epochs == 0:
             return [report]
+        names = [str(row["name"]) for row in report.rows]
+        codebooks = codebooks_of(self.model, select=names) if names else {}
         methods: list[Method] = [CodebookTuner(self.model, codebooks)]
         if self.masks is not None:  # what is pruned and not shared must stay pruned, too
             rest = {name: mask for name, mask in self.masks.items() if name not in codebooks}

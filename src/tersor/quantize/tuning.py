@@ -26,18 +26,18 @@ class CodebookTuner:
     weights. All that is not in a codebook (biases, other weights) trains as ever.
 
     Args:
-        model: the model that `quantize_` changed.
-        codebooks: what `quantize_` gave; kept up to date in `self.codebooks`.
+        model: a model whose weights share values, as `quantize_` leaves it.
+        codebooks: as `codebooks_of` gives them; kept up to date in `self.codebooks`.
 
     Raises:
         ConfigError: the model lacks a weight, or its shape is another one.
 
     Source: Han, Mao and Dally 2016, arXiv 1510.00149, section 3.3, eq. 3.
 
-    >>> from tersor.quantize import quantize_
+    >>> from tersor.quantize import codebooks_of, quantize_
     >>> model = nn.Linear(8, 8)
-    >>> codebooks, _ = quantize_(model, bits=1)
-    >>> tuner = CodebookTuner(model, codebooks)
+    >>> _ = quantize_(model, 1)
+    >>> tuner = CodebookTuner(model, codebooks_of(model))
     >>> optimizer = torch.optim.SGD(model.parameters(), 0.01)
     >>> with tuner.attach(optimizer):
     ...     model(torch.ones(1, 8)).sum().backward()
