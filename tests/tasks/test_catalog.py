@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from tersor.core.errors import ConfigError
-from tersor.tasks import load_task
+from tersor.tasks import load_task, network_for
 
 
 def test_an_unknown_task_gets_a_near_miss():
@@ -21,3 +21,22 @@ def test_batch_size_is_that_of_training_and_changes_no_split():
     assert len(next(iter(small.train))[0]) == 10
     assert len(next(iter(large.train))[0]) == 64
     assert torch.equal(small.test.dataset.inputs, large.test.dataset.inputs)
+
+
+@pytest.mark.parametrize(
+    ("task", "model", "message"),
+    [
+        ("digits", "transformer-lm", "'transformer-lm': is none for images, as digits has; one of"),
+        ("ptb", "lenet-5", "'lenet-5': is none for texts, as ptb has; one of: transformer-lm"),
+        ("ptb", "transfomer-lm", "unknown model 'transfomer-lm'; did you mean 'transformer-lm'"),
+    ],
+)
+def test_a_network_that_cannot_take_the_samples_of_a_task_is_refused(task, model, message):
+    with pytest.raises(ConfigError, match=message):
+        network_for(task, model)
+
+
+def test_a_network_for_a_task_has_its_samples_and_classes():
+    with torch.device("meta"):
+        network = network_for("ptb", "transformer-lm")
+    assert network(torch.zeros(2, 32, dtype=torch.long, device="meta")).shape == (2, 10_000, 32)

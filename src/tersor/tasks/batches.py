@@ -55,11 +55,15 @@ def training_loader(
 
 
 def evaluation_loader(
-    inputs: Tensor, targets: Tensor, *, prepare: Prepare | None = None
+    inputs: Tensor,
+    targets: Tensor,
+    *,
+    batch_size: int = EVALUATION_BATCH,
+    prepare: Prepare | None = None,
 ) -> DataLoader[tuple[Tensor, Tensor]]:
     """Large batches in the order of the data."""
     data = InMemory(inputs, targets, prepare)
-    return DataLoader(data, EVALUATION_BATCH, collate_fn=_as_it_is)
+    return DataLoader(data, batch_size, collate_fn=_as_it_is)
 
 
 def split(count: int, held_out: Sequence[int], generator: torch.Generator) -> list[Tensor]:

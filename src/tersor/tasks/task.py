@@ -43,6 +43,8 @@ class Task:
         loss: `outputs, targets -> scalar`, the mean over the batch; what training makes small.
         mistakes: `outputs, targets -> (N,)` float tensor, 1.0 for a sample that the network gets
             wrong and 0.0 for one that it gets right; its mean is the error.
+        perplexity: whether reports show exp(loss), as is usual where the loss is the mean
+            cross-entropy of the next token.
 
     Raises:
         ConfigError: an argument is of the wrong kind, for instance a generator, which is used up
@@ -59,6 +61,7 @@ class Task:
     test: Batches
     loss: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy
     mistakes: Callable[[Tensor, Tensor], Tensor] = top1_mistakes
+    perplexity: bool = False
 
     def __post_init__(self) -> None:
         if not isinstance(self.name, str) or not self.name:

@@ -9,6 +9,7 @@ from torch import nn
 
 from tersor.core.errors import ConfigError, did_you_mean
 from tersor.tasks.networks.convolutional import conv
+from tersor.tasks.networks.language import transformer_lm
 from tersor.tasks.networks.lenet import lenet_5, lenet_300_100
 from tersor.tasks.networks.mlp import mlp
 from tersor.tasks.networks.recurrent import recurrent
@@ -45,8 +46,12 @@ MODELS: dict[str, Callable[[tuple[int, ...], int], nn.Module]] = {
     "gru-s": partial(recurrent, cell=nn.GRU, units=128),
     "gru-b": partial(recurrent, cell=nn.GRU, units=256),
     "transformer": transformer,
+    "transformer-lm": transformer_lm,
 }
 """Name of a network to the function that builds it, called with input shape and classes."""
+
+LANGUAGE_MODELS = frozenset({"transformer-lm"})
+"""Those that read token numbers, and tell the token after each."""
 
 
 def build_model(
@@ -56,7 +61,7 @@ def build_model(
 
     Args:
         name: a key of `MODELS`.
-        input_shape: of one sample, (channels, height, width).
+        input_shape: of one sample, (channels, height, width), or (tokens,) for a text.
         classes: how many logits come out.
 
     Raises:
