@@ -5,7 +5,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from tersor.core.errors import ConfigError
-from tersor.quantize import codebooks_of, quantize_
+from tersor.quantize import codebook, codebooks_of, quantize_
 from tersor.quantize.codebook import MOST_VALUES, distinct
 
 
@@ -61,7 +61,7 @@ def test_a_selector_without_a_weight_is_an_error():
 def test_distinct_values_are_found_whatever_the_sample_holds(numbers, most, sample):
     values = torch.tensor(numbers, dtype=torch.float32)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("tersor.quantize.codebook._SAMPLE", sample)
+        patched.setattr(codebook, "_SAMPLE", sample)
         found = distinct(values, most)
     expected = sorted(set(numbers))
     assert (found is None) == (len(expected) > most)

@@ -6,7 +6,7 @@ A quantizer sees weights with output channels first, `(out, in, *kernel)`.
 from __future__ import annotations
 
 import dataclasses
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -16,8 +16,10 @@ from torch import Tensor
 class Quantizer(Protocol):
     """A frozen dataclass whose fields are its settings, checked when it is made."""
 
-    uses_importance: ClassVar[bool]
-    """Whether `importance` changes the answer."""
+    @property
+    def uses_importance(self) -> bool:
+        """Whether `importance` may change the answer."""
+        ...
 
     @property
     def bits(self) -> float:
