@@ -19,6 +19,7 @@ from tersor.core.errors import (
     TrainingError,
 )
 from tersor.core.seeding import seed_everything
+from tersor.factorize import factorize_, fold_
 from tersor.measure import evaluate
 from tersor.prune import GradualPruner, ScoringData, prune_
 from tersor.quantize import CodebookTuner, codebooks_of, quantize_
@@ -53,7 +54,9 @@ __all__ = [
     "compress",
     "deploy",
     "evaluate",
+    "factorize_",
     "fit",
+    "fold_",
     "inspect",
     "load",
     "load_task",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import TypeVar
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
 
 from tersor.core.errors import ConfigError, did_you_mean
 
@@ -27,3 +28,28 @@ def look_up(what: str, choice: str | T, table: Mapping[str, T]) -> T:
     if choice not in table:
         raise ConfigError(f"{what} {choice!r}: {did_you_mean(choice, table)}")
     return table[choice]
+
+
+def made(
+    what: str, name: str, table: Mapping[str, Callable[..., T]], settings: Mapping[str, Any]
+) -> T:
+    """What an entry of a table makes of some settings.
+
+    Args:
+        what: the kind of thing, for the message.
+        table: name to what makes it, called with settings as keyword arguments.
+
+    Raises:
+        ConfigError: the table has no such name, or the entry no such setting; or it refuses one.
+
+    >>> made("number", "complex", {"complex": complex}, {"real": 1, "imag": 2})
+    (1+2j)
+    """
+    maker = look_up(what, name, table)
+    known = inspect.signature(maker).parameters
+    for setting in settings:
+        if setting not in known:
+            raise ConfigError(
+                f"{what} {name!r}: no setting {setting!r}; {did_you_mean(setting, known)}"
+            )
+    return maker(**settings)
