@@ -43,7 +43,7 @@ def watching_inputs(
     refused = {w.name: reason for w in weights if (reason := _why_not(w))}
     seen: set[str] = set()
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_plain_attention())  # its fused form does not call its layers
+        stack.enter_context(plain_attention())  # its fused form does not call its layers
         for weight in weights:
             if weight.name not in refused:
                 for module in users(model, weight):
@@ -123,7 +123,8 @@ def _why_not(weight: Weight) -> str:
 
 
 @contextlib.contextmanager
-def _plain_attention() -> Iterator[None]:
+def plain_attention() -> Iterator[None]:
+    """While it lasts attention calls its layers, not one fused operation with their weights."""
     enabled = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)
     try:
