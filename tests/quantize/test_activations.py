@@ -37,8 +37,12 @@ def test_each_layer_sees_its_input_on_a_grid_of_its_own():
     assert report.skipped["1.weight"].startswith("of BatchNorm2d")
     everything = torch.cat([inputs for inputs, _ in batches()])
     low, high = model[0].input_quantizer.range()
-    assert low.item() == pytest.approx(everything.min().item(), abs=model[0].input_quantizer.scale)
-    assert high.item() == pytest.approx(everything.max().item(), abs=model[0].input_quantizer.scale)
+    assert low.item() == pytest.approx(
+        everything.min().item(), abs=float(model[0].input_quantizer.scale)
+    )
+    assert high.item() == pytest.approx(
+        everything.max().item(), abs=float(model[0].input_quantizer.scale)
+    )
 
 
 @pytest.mark.parametrize("method", ["fixed", "pact"])

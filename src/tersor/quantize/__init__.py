@@ -1,20 +1,27 @@
 """Fewer bits: weights on the values of a grid, and training of shared values."""
 
+from tersor.quantize.activation_ranges import ACTIVATION_RANGES, percentile_of
+from tersor.quantize.activations import quantize_activations_, remove_activation_quantizers_
 from tersor.quantize.affine import Affine, AffineGrid
 from tersor.quantize.centroids import MAX_BITS, CodebookGrid, KMeans
+from tersor.quantize.clipping import Pact, clipping_penalty, fix_clipping_, unit_clipping
 from tersor.quantize.codebook import Codebook, codebooks_of
+from tersor.quantize.fake_quantize import FakeQuantize
 from tersor.quantize.granularity import GRANULARITIES
 from tersor.quantize.kmeans import INITS, Clusters, kmeans_1d
+from tersor.quantize.observers import Observer
 from tersor.quantize.quantizer import Grid, GridQuantizer, Quantizer
 from tersor.quantize.quantizers import QUANTIZERS
 from tersor.quantize.ranges import ACIQ, KL, MSE, RANGES, MinMax, Percentile
 from tersor.quantize.rounding import ROUNDINGS
 from tersor.quantize.straight_through import BACKWARDS, straight_through
+from tersor.quantize.structure import rebuild_, structure
 from tersor.quantize.transform import quantize_
 from tersor.quantize.tuning import CodebookTuner
 
 __all__ = [
     "ACIQ",
+    "ACTIVATION_RANGES",
     "BACKWARDS",
     "GRANULARITIES",
     "INITS",
@@ -30,14 +37,25 @@ __all__ = [
     "Codebook",
     "CodebookGrid",
     "CodebookTuner",
+    "FakeQuantize",
     "Grid",
     "GridQuantizer",
     "KMeans",
     "MinMax",
+    "Observer",
+    "Pact",
     "Percentile",
     "Quantizer",
+    "clipping_penalty",
     "codebooks_of",
+    "fix_clipping_",
     "kmeans_1d",
+    "percentile_of",
     "quantize_",
+    "quantize_activations_",
+    "rebuild_",
+    "remove_activation_quantizers_",
     "straight_through",
+    "structure",
+    "unit_clipping",
 ]
