@@ -8,14 +8,45 @@ from tersor.share.hashed_layers import (
     HashedLinear,
 )
 from tersor.share.hashing import hash_
+from tersor.share.layer_sharing import ORDERS, share_layers_
 from tersor.share.materializing import materialize_
+from tersor.share.sharings import SHARINGS
+from tersor.share.soft import MixturePrior, merge_
+from tersor.share.soft_sharing import SoftSharing
+from tersor.share.structure import rebuild_, structure
+from tersor.share.templates import (
+    TEMPLATED,
+    TemplateConv1d,
+    TemplateConv2d,
+    TemplateLinear,
+    parallel_layers,
+    share_templates_,
+)
+from tersor.share.tying import tie_, ties_of, untie_
 
 __all__ = [
     "HASHED",
+    "ORDERS",
+    "SHARINGS",
+    "TEMPLATED",
     "HashedConv1d",
     "HashedConv2d",
     "HashedEmbedding",
     "HashedLinear",
+    "MixturePrior",
+    "SoftSharing",
+    "TemplateConv1d",
+    "TemplateConv2d",
+    "TemplateLinear",
     "hash_",
     "materialize_",
+    "merge_",
+    "parallel_layers",
+    "rebuild_",
+    "share_layers_",
+    "share_templates_",
+    "structure",
+    "tie_",
+    "ties_of",
+    "untie_",
 ]

@@ -157,4 +157,4 @@ HASHED: dict[type[nn.Module], type[nn.Module]] = {
 
 
 def _extra(layer: Any) -> str:
-    return f"buckets={len(layer.buckets)}, seed={int(layer.hash_seed)}"
+    return f"buckets={len(layer.buckets)}"

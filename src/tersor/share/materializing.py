@@ -6,8 +6,8 @@ from torch import nn
 
 from tersor.core.errors import ConfigError
 from tersor.core.report import Report, Value
+from tersor.share import hashing, templates
 from tersor.share.hashed_layers import HASHED
-from tersor.share.hashing import to_plain_
 
 
 def materialize_(model: nn.Module) -> Report:
@@ -32,8 +32,11 @@ def materialize_(model: nn.Module) -> Report:
     for name, layer in list(model.named_modules()):
         if type(layer) in HASHED.values():
             buckets = len(layer.buckets)
-            to_plain_(layer)
+            hashing.to_plain_(layer)
             rows.append({"name": f"{name}.weight".lstrip("."), "kind": "hashed", "values": buckets})
+        elif type(layer) in templates.TEMPLATED.values():
+            templates.to_plain_(layer)
+            rows.append({"name": f"{name}.weight".lstrip("."), "kind": "templates"})
     if not rows:
         raise ConfigError(
             f"materialize_: nothing in {type(model).__name__} is hashed or made of templates"
