@@ -7,9 +7,12 @@ from tersor.quantize.centroids import MAX_BITS, CodebookGrid, KMeans
 from tersor.quantize.clipping import Pact, clipping_penalty, fix_clipping_, unit_clipping
 from tersor.quantize.codebook import Codebook, codebooks_of
 from tersor.quantize.fake_quantize import FakeQuantize
+from tersor.quantize.fixed_point import DynamicFixedPoint, FixedPoint
+from tersor.quantize.formats import FORMATS, S2FP8, FloatFormat
 from tersor.quantize.granularity import GRANULARITIES
 from tersor.quantize.kmeans import INITS, Clusters, kmeans_1d
 from tersor.quantize.observers import Observer
+from tersor.quantize.outlier import OutlierAware
 from tersor.quantize.quantizer import Grid, GridQuantizer, Quantizer
 from tersor.quantize.quantizers import QUANTIZERS
 from tersor.quantize.ranges import ACIQ, KL, MSE, RANGES, MinMax, Percentile
@@ -23,6 +26,7 @@ __all__ = [
     "ACIQ",
     "ACTIVATION_RANGES",
     "BACKWARDS",
+    "FORMATS",
     "GRANULARITIES",
     "INITS",
     "KL",
@@ -31,18 +35,23 @@ __all__ = [
     "QUANTIZERS",
     "RANGES",
     "ROUNDINGS",
+    "S2FP8",
     "Affine",
     "AffineGrid",
     "Clusters",
     "Codebook",
     "CodebookGrid",
     "CodebookTuner",
+    "DynamicFixedPoint",
     "FakeQuantize",
+    "FixedPoint",
+    "FloatFormat",
     "Grid",
     "GridQuantizer",
     "KMeans",
     "MinMax",
     "Observer",
+    "OutlierAware",
     "Pact",
     "Percentile",
     "Quantizer",
