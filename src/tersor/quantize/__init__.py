@@ -9,6 +9,7 @@ from tersor.quantize.codebook import Codebook, codebooks_of
 from tersor.quantize.fake_quantize import FakeQuantize
 from tersor.quantize.fixed_point import DynamicFixedPoint, FixedPoint
 from tersor.quantize.formats import FORMATS, S2FP8, FloatFormat
+from tersor.quantize.gptq import gptq_
 from tersor.quantize.granularity import GRANULARITIES
 from tersor.quantize.kmeans import INITS, Clusters, kmeans_1d
 from tersor.quantize.observers import Observer
@@ -58,6 +59,7 @@ __all__ = [
     "clipping_penalty",
     "codebooks_of",
     "fix_clipping_",
+    "gptq_",
     "kmeans_1d",
     "percentile_of",
     "quantize_",

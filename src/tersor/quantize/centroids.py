@@ -88,6 +88,10 @@ class CodebookGrid:
     def bounds(self) -> tuple[Tensor, Tensor]:
         return self.centroids[0], self.centroids[-1]
 
+    def columns(self, start: int, stop: int) -> CodebookGrid:
+        """The grid of some columns of a weight: the same."""
+        return self
+
 
 def _half_ways(centroids: Tensor) -> Tensor:
     """The greatest number of the dtype that belongs to each centroid but the last."""
