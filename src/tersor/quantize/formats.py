@@ -184,10 +184,10 @@ class S2FP8:
         values = weight if kept is None else weight[kept]
         logs = values[values != 0].abs().double().log2()
         if not len(logs):
-            return S2FP8Grid(1.0, 0.0, 1.0)
+            return S2FP8Grid(1.0, 0.0)
         mean, top = float(logs.mean()), float(logs.max())
         alpha = 15 / (top - mean) if top - mean > 1e-9 else 1.0
-        return S2FP8Grid(alpha, -alpha * mean, float(values.abs().max()))
+        return S2FP8Grid(alpha, -alpha * mean)
 
     def __call__(
         self, weight: Tensor, kept: Tensor | None = None, importance: Tensor | None = None
@@ -201,24 +201,24 @@ class S2FP8Grid:
 
     Args:
         alpha, beta: how logarithms are squeezed and shifted.
-        greatest: value of the tensor.
     """
 
     alpha: float
     beta: float
-    greatest: float
 
     def round(self, values: Tensor) -> Tensor:
         """The numbers whose codes are the nearest ones."""
         exact = values.double()
         coded = FORMATS["fp8_e5m2"].cast((exact.abs().log2() * self.alpha + self.beta).exp2())
-        found = ((coded.log2() - self.beta) / self.alpha).exp2()
-        found = found.clamp(max=torch.finfo(values.dtype).max)
+        found = self._decoded(coded).clamp(max=torch.finfo(values.dtype).max)
         return (found * exact.sign()).to(values.dtype) + 0.0
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        high = torch.tensor(self.greatest)
+        high = self._decoded(torch.tensor(FORMATS["fp8_e5m2"].greatest, dtype=torch.float64))
         return -high, high
+
+    def _decoded(self, coded: Tensor) -> Tensor:
+        return ((coded.log2() - self.beta) / self.alpha).exp2()
 
 
 def _check_whole(name: str, value: int, least: int, most: int) -> None:

@@ -63,7 +63,7 @@ class Blocks:
 
     def split(self, tensor: Tensor) -> Tensor:
         """A tensor shaped as the weight, as (rows, blocks of a row, size); zeros fill up."""
-        flat = tensor.reshape(self.rows, self.columns)
+        flat = tensor.reshape(self.rows, self.columns).contiguous()
         if self.padding:
             flat = F.pad(flat, (0, self.padding))
         return flat.view(self.rows, self.per_row, self.size)

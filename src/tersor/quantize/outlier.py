@@ -10,10 +10,11 @@ from torch import Tensor
 
 from tersor.core.errors import ConfigError
 from tersor.quantize.affine import Affine
-from tersor.quantize.formats import FORMATS
+from tersor.quantize.formats import FloatFormat
 from tersor.quantize.quantizer import Quantizer
 
 FOUR_BITS = Affine(4, "tensor")
+HALF = FloatFormat(5, 10, "ieee", granularity="tensor")
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,7 @@ class OutlierAware:
         fraction: of the kept weights that are outliers, 0 to 1: round(fraction * n), the largest
             absolute values, of equal ones the first.
         inner: quantizes the rest.
-        outer: quantizes the outliers.
+        outer: quantizes the outliers; 16-bit floats whose range is that of the outliers.
 
     Raises:
         ConfigError: the fraction is out of range.
@@ -41,7 +42,7 @@ class OutlierAware:
 
     fraction: float = 0.01
     inner: Quantizer = FOUR_BITS
-    outer: Quantizer = FORMATS["fp16"]
+    outer: Quantizer = HALF
     uses_importance: ClassVar[bool] = True
 
     def __post_init__(self) -> None:

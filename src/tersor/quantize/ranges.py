@@ -246,29 +246,27 @@ def kl_threshold(counts: Tensor, levels: int) -> Tensor:
     >>> kl_threshold(torch.ones(1, 64, dtype=torch.int64), 8).item()
     64.0
     """
-    bins = counts.shape[1]
+    groups, bins = counts.shape
     counts = counts.double()
     mass = _sums(counts)  # (groups, bins + 1), of the bins below each
     filled = _sums((counts > 0).double())
     entropy = _sums(torch.xlogy(counts, counts))
-    total = mass[:, -1]
-    least = torch.full_like(total, torch.inf)
-    best = torch.full_like(total, bins)
-    for i in range(bins, min(levels, bins) - 1, -1):
-        edges = (torch.arange(levels + 1) * i // levels).to(counts.device)
-        merged = mass[:, edges].diff(dim=1)  # (groups, levels)
-        spread = torch.xlogy(merged, merged / filled[:, edges].diff(dim=1).clamp(min=1))
+    total = mass[:, -1:]
+    tried = torch.arange(bins, min(levels, bins) - 1, -1, device=counts.device)
+    found = []
+    for i in tried.split(max(_CHUNK * 8 // (groups * levels), 1)):
+        edges = torch.arange(levels + 1, device=i.device) * i[:, None] // levels
+        merged = mass[:, edges].diff(dim=-1)  # (groups, numbers i, levels)
+        spread = torch.xlogy(merged, merged / filled[:, edges].diff(dim=-1).clamp(min=1))
         beyond, last = total - mass[:, i], counts[:, i - 1]
-        # N * KL, without what is the same for all i: sum p log p - sum p log q.
-        q_last = merged[:, -1] / (filled[:, i] - filled[:, edges[-2]]).clamp(min=1)
+        q_last = merged[..., -1] / (filled[:, i] - filled[:, edges[:, -2]]).clamp(min=1)
         q_last = torch.where(last > 0, q_last, 0.0)
         own = entropy[:, i - 1] + torch.xlogy(last + beyond, last + beyond)
-        cross = spread.sum(dim=1) + torch.xlogy(beyond, q_last) - torch.xlogy(total, mass[:, i])
-        divergence = own - cross
-        better = divergence < least - 1e-9 * total
-        least = torch.where(better, divergence, least)
-        best = torch.where(better, float(i), best)
-    return best
+        cross = spread.sum(dim=-1) + torch.xlogy(beyond, q_last) - torch.xlogy(total, mass[:, i])
+        found.append(own - cross)  # N * KL + N log N
+    divergences = torch.cat(found, dim=1).nan_to_num(nan=torch.inf)  # NaN: nothing is left inside
+    least = divergences.amin(dim=1, keepdim=True) + 1e-9 * total
+    return tried[(divergences <= least).int().argmax(dim=1)].double()  # of equal ones the widest
 
 
 def squared_errors(entries: Entries, levels: Levels, low: Tensor, high: Tensor) -> Tensor:

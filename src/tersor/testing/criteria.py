@@ -1,7 +1,4 @@
-"""Checks that every criterion has to pass, also one of your own: `check_criterion(criterion)`.
-
-Each check says in one sentence what is wrong. Nothing here is specific to a test framework.
-"""
+"""Checks that every criterion has to pass, also one of your own: `check_criterion(criterion)`."""
 
 from __future__ import annotations
 

@@ -1,0 +1,44 @@
+"""The shared suite: every quantizer passes it, with its defaults and with other settings."""
+
+import pytest
+
+from tersor.quantize import (
+    FORMATS,
+    QUANTIZERS,
+    RANGES,
+    Affine,
+    DynamicFixedPoint,
+    FixedPoint,
+    FloatFormat,
+    KMeans,
+    OutlierAware,
+)
+from tersor.testing import check_quantizer
+
+# Where a check does not apply, and why.
+SHARED = {name: {} for name in QUANTIZERS}
+SHARED["s2fp8"] = {"nearest": False}  # the logarithm is squeezed before it is rounded
+
+OTHERS = [
+    *(KMeans(3, init) for init in ("linear", "density", "random", "exact")),
+    *(Affine(3, "group", 5, range=name) for name in RANGES),
+    *(Affine(3, "channel", symmetric=False, range=name) for name in RANGES),
+    Affine(1, "tensor", symmetric=False),
+    Affine(16, "tensor"),
+    *FORMATS.values(),
+    FloatFormat(4, 3, granularity="group", group=5),
+    FloatFormat(2, 1, "none", granularity="channel"),
+    FixedPoint(3, 3),
+    DynamicFixedPoint(4, 0.05, "group", 5),
+    OutlierAware(0.1, KMeans(2)),
+]
+
+
+@pytest.mark.parametrize("name", QUANTIZERS)
+def test_every_quantizer_passes_the_shared_suite(name):
+    check_quantizer(QUANTIZERS[name], **SHARED[name])
+
+
+@pytest.mark.parametrize("quantizer", OTHERS, ids=repr)
+def test_other_settings_pass_the_shared_suite(quantizer):
+    check_quantizer(lambda: quantizer)
