@@ -20,8 +20,8 @@ from tersor.store import inspect, load, save
 from tersor.tasks import Task, build_model, load_task
 
 # tersor.compress is a function, too, so its modules are found by their full names.
-pipeline, readback, steps = (
-    import_module(f"tersor.compress.{name}") for name in ("pipeline", "readback", "run")
+pipeline, readback, quantizing = (
+    import_module(f"tersor.compress.{name}") for name in ("pipeline", "readback", "quantizing")
 )
 
 RECIPE = Recipe(
@@ -333,7 +333,7 @@ def test_another_seed_neither_goes_on_from_an_unfinished_run_nor_loses_its_state
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr(steps, "quantize_", stop)
+        patched.setattr(quantizing, "quantize_", stop)
         with pytest.raises(KeyboardInterrupt):
             compress(fresh_model(), digits, RECIPE, out=out, verbose=False)
     [state] = (tmp_path / "x.terse.run").glob("state-*")

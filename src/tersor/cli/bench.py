@@ -12,14 +12,14 @@ from torch import Tensor
 from tersor.cli.bench_parts import Bench, time_rows
 from tersor.cli.bench_plan import deploy_by_plan
 from tersor.cli.door import guarded
-from tersor.cli.networks import built
+from tersor.cli.networks import plain_network
 from tersor.cli.options import DataDir, Json
 from tersor.cli.showing import show
 from tersor.core.errors import ConfigError, DataError
 from tersor.core.report import Report, Value
 from tersor.measure.machine import machine
-from tersor.store import load_into, metadata, read_tensors
-from tersor.tasks import INPUT_SHAPES, MODELS, TASKS, Task, load_task
+from tersor.store import metadata
+from tersor.tasks import INPUT_SHAPES, MODELS, TASKS, VOCABULARIES, Task, load_task
 
 _ALIKE = 1e-3
 """Relative difference of the outputs above which the report warns: sums in another order are not
@@ -105,10 +105,8 @@ def bench_command(
     if model_name is None:
         raise ConfigError(f"{file}: does not say for which model it is; give --model")
     samples, kind = _samples(file, task_name, input_shape, data_dir, max(sizes))
-    network = load_into(
-        built(model_name, tuple(samples.shape[1:])), read_tensors(file), source=file
-    ).eval()
-    bench = Bench(file, model_name, network, samples, sizes, runs)
+    network = plain_network(file, task_name, model_name, samples)
+    bench = Bench(file, task_name, model_name, network, samples, sizes, runs)
     deployed, kept = {}, "not kept"
     for count in counts:
         if no_plan or count != counts[0]:  # a plan holds for one number of threads
@@ -161,7 +159,11 @@ def _samples(
         return _first(load_task(task, data_dir=data_dir), count), "of the validation set"
     except DataError:
         # How long a pass takes does not depend on what is in the picture.
-        return _random(count, INPUT_SHAPES[task]), "random, as the data is not there"
+        sides = INPUT_SHAPES[task]
+        if task in VOCABULARIES:
+            tokens = torch.randint(VOCABULARIES[task], (count, *sides), generator=_seeded())
+            return tokens, "random, as the data is not there"
+        return _random(count, sides), "random, as the data is not there"
 
 
 def _sides(shape: str) -> tuple[int, ...]:
@@ -172,7 +174,11 @@ def _sides(shape: str) -> tuple[int, ...]:
 
 
 def _random(count: int, shape: tuple[int, ...]) -> Tensor:
-    return torch.randn(count, *shape, generator=torch.Generator().manual_seed(0))
+    return torch.randn(count, *shape, generator=_seeded())
+
+
+def _seeded() -> torch.Generator:
+    return torch.Generator().manual_seed(0)
 
 
 def _first(task: Task, count: int) -> Tensor:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from tersor.cli.networks import built
+from tersor.cli.networks import plain_network
 from tersor.core.observing import observing
 from tersor.core.report import Report, Value
 from tersor.core.threads import threads as core_threads
@@ -30,7 +30,7 @@ from tersor.measure import (
 from tersor.measure.energy import MODEL
 from tersor.run import Plan, deploy, plan_of
 from tersor.run.example import difference
-from tersor.store import load_into, open_, read_tensors
+from tersor.store import open_
 
 DENSE, DEPLOYED = "dense", "deployed"
 
@@ -65,6 +65,7 @@ class Bench:
     """What is measured with which settings; each method is one part of the report."""
 
     file: Path
+    task_name: str | None
     model_name: str
     network: nn.Module
     samples: Tensor
@@ -146,7 +147,7 @@ class Bench:
             plan_of(deployed).save(plan)
             empty = copy.deepcopy(self.network).to("meta")
             for size in self.sizes:
-                common = (self.file, self.model_name, self.samples[:size], threads)
+                common = (self.file, self.task_name, self.model_name, self.samples[:size], threads)
                 prepare = {
                     DENSE: partial(dense_passes, *common),
                     DEPLOYED: partial(deployed_passes, empty, plan, tuple(self.sizes), *common),
@@ -211,11 +212,11 @@ class Bench:
 
 
 def dense_passes(
-    file: Path, model_name: str, samples: Tensor, threads: int
+    file: Path, task_name: str | None, model_name: str, samples: Tensor, threads: int
 ) -> Callable[[], object]:
     """In a fresh process: the network of a file, about to take the samples."""
     torch.set_num_threads(threads)
-    return partial(_filled(file, model_name, samples), samples)
+    return partial(plain_network(file, task_name, model_name, samples), samples)
 
 
 def deployed_passes(
@@ -223,6 +224,7 @@ def deployed_passes(
     plan: Path,
     sizes: tuple[int, ...],
     file: Path,
+    task_name: str | None,
     model_name: str,
     samples: Tensor,
     threads: int,
@@ -236,13 +238,10 @@ def deployed_passes(
     torch.set_num_threads(threads)
     if file.suffix == ".terse":
         with open_(file) as weights:
-            return partial(made(empty, samples, weights=weights), samples)
-    return partial(made(_filled(file, model_name, samples), samples), samples)
-
-
-def _filled(file: Path, model_name: str, samples: Tensor) -> nn.Module:
-    network = built(model_name, tuple(samples.shape[1:]))
-    return load_into(network, read_tensors(file), source=file).eval()
+            if set(weights) == set(empty.state_dict()):
+                return partial(made(empty, samples, weights=weights), samples)
+    network = plain_network(file, task_name, model_name, samples)
+    return partial(made(network, samples), samples)
 
 
 def _reasons(plan: Plan) -> list[str]:

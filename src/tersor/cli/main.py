@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -12,24 +13,27 @@ import typer
 from tersor.cli.bench import bench_command
 from tersor.cli.doctor import examine
 from tersor.cli.door import EXIT_CODES, FAILED, guarded
+from tersor.cli.factorizing import factorize_command
 from tersor.cli.lottery import lottery_command
 from tersor.cli.networks import network_of, starting_network
 from tersor.cli.options import DataDir, Json, ModelName, RecipeFile, Seed, TaskName, Weights
 from tersor.cli.packing import pack_command, unpack_command, verify_command
 from tersor.cli.pruning import prune_command
+from tersor.cli.quantizing import quantize_command
 from tersor.cli.sensitivity import sensitivity_command
+from tersor.cli.sharing import share_command
 from tersor.cli.showing import show, show_result, show_text
 from tersor.compress import Recipe, Result, Train, compress, read_recipe, recipe_for
 from tersor.core.errors import ConfigError
-from tersor.measure import measure
+from tersor.measure import mean_loss, measure
 from tersor.store import accounting, inspect, load
 from tersor.tasks import load_task
 from tersor.version import __version__
 
 app = typer.Typer(
     name="tersor",
-    help="Train, prune and quantise networks, and ship them as files that are as small as they "
-    f"claim. Try: tersor compress\n\n{EXIT_CODES}",
+    help="Train, prune, quantise, share and factorise networks, and ship them as files that are as "
+    f"small as they claim. Try: tersor compress\n\n{EXIT_CODES}",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
@@ -139,6 +143,9 @@ def _run(
 
 
 app.command(name="prune")(prune_command)
+app.command(name="quantize")(quantize_command)
+app.command(name="share")(share_command)
+app.command(name="factorize")(factorize_command)
 app.command(name="sensitivity")(sensitivity_command)
 app.command(name="lottery")(lottery_command)
 
@@ -166,6 +173,8 @@ def evaluate_command(
         mistakes=data.mistakes,
     )
     head: dict[str, Any] = {"file": str(file), "task": task_name, "model": model_name}
+    if data.perplexity:
+        head["perplexity"] = math.exp(mean_loss(network, data.test, data.loss))
     if as_json:
         error = {"error": report.summary["error_percent"]}
         print(json.dumps(head | error | report.to_dict()["summary"] | {"rows": report.rows}))

@@ -6,12 +6,14 @@ import importlib
 import sys
 from pathlib import Path
 
-from torch import nn
+from torch import Tensor, nn
 
+from tersor.compress import load_network
 from tersor.core.errors import ConfigError
 from tersor.core.seeding import seed_everything
-from tersor.store import load_into, metadata, read_tensors
-from tersor.tasks import Task, build_model, load_task
+from tersor.share import materialize_, structure
+from tersor.store import metadata
+from tersor.tasks import VOCABULARIES, Task, build_model, load_task, network_for
 
 
 def starting_network(task: Task, name: str, seed: int, weights: Path | None) -> nn.Module:
@@ -22,8 +24,8 @@ def starting_network(task: Task, name: str, seed: int, weights: Path | None) -> 
         FormatError: the file is damaged.
     """
     seed_everything(seed, "init")
-    network = _built(task, name)
-    return network if weights is None else _filled(network, weights)
+    network = network_for(task.name, name)
+    return network if weights is None else load_network(network, weights)
 
 
 def network_of(
@@ -45,10 +47,23 @@ def network_of(
             raise ConfigError(f"{file}: does not say for which {option} it is; give --{option}")
     task_name, model_name = str(names["task"]), str(names["model"])
     task = load_task(task_name, data_dir=data_dir, batch_size=batch_size)
-    return _filled(_built(task, model_name), file), task_name, model_name, task
+    network = load_network(network_for(task_name, model_name), file)
+    return network, task_name, model_name, task
 
 
-def built(name: str, input_shape: tuple[int, ...]) -> nn.Module:
+def plain_network(file: Path, task: str | None, name: str, samples: Tensor) -> nn.Module:
+    """The network of a file with plain layers alone: what is made of buckets is put together.
+
+    Raises:
+        ConfigError: as `built`, or the file is of another network.
+    """
+    network = load_network(built(name, task, tuple(samples.shape[1:])), file)
+    if any(record["kind"] in ("hashed", "templates") for record in structure(network)):
+        materialize_(network)
+    return network.eval()
+
+
+def built(name: str, task: str | None, input_shape: tuple[int, ...]) -> nn.Module:
     """A network with fresh weights: one of `MODELS`, or of one's own as "module:function".
 
     The module is looked for in the working folder, too; the function takes no arguments.
@@ -57,7 +72,8 @@ def built(name: str, input_shape: tuple[int, ...]) -> nn.Module:
         ConfigError: there is no such module or function, or it gives no `nn.Module`.
     """
     if ":" not in name:
-        return build_model(name, input_shape=input_shape)
+        classes = VOCABULARIES.get(str(task), 10)
+        return build_model(name, input_shape=input_shape, classes=classes)
     module_name, _, function_name = name.partition(":")
     if str(Path.cwd()) not in sys.path:
         sys.path.insert(0, str(Path.cwd()))
@@ -70,11 +86,3 @@ def built(name: str, input_shape: tuple[int, ...]) -> nn.Module:
         kind = type(network).__name__
         raise ConfigError(f"--model {name}: gives a {kind}, expected a torch.nn.Module")
     return network
-
-
-def _built(task: Task, name: str) -> nn.Module:
-    return build_model(name, input_shape=tuple(task.example_input.shape[1:]))
-
-
-def _filled(network: nn.Module, file: Path) -> nn.Module:
-    return load_into(network, read_tensors(file), source=file)

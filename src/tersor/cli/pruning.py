@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
 from tersor.cli.door import guarded
-from tersor.cli.networks import network_of, starting_network
-from tersor.cli.options import DataDir, Json, Seed
-from tersor.cli.showing import show_result
-from tersor.compress import Prune, Recipe, compress
-from tersor.core.errors import ConfigError
+from tersor.cli.one_step import do_step, per_layer
+from tersor.cli.options import (
+    BatchSize,
+    DataDir,
+    Ignore,
+    Json,
+    LearningRate,
+    NetworkFile,
+    OfModel,
+    OfTask,
+    Optimizer,
+    Out,
+    Seed,
+    Select,
+)
+from tersor.compress import Prune
 from tersor.prune import ALLOCATIONS, CRITERIA, REPAIRS, SCHEDULES
-from tersor.tasks import MODELS, TASKS, load_task
 
 
 def _choice(what: str, names: Any) -> Any:
@@ -23,12 +32,7 @@ def _choice(what: str, names: Any) -> Any:
 
 @guarded
 def prune_command(
-    file: Annotated[
-        Path | None,
-        typer.Argument(
-            help="A trained network: .terse, .safetensors or .pt; without it, fresh weights."
-        ),
-    ] = None,
+    file: NetworkFile = None,
     density: Annotated[
         str | None,
         typer.Option(
@@ -56,27 +60,17 @@ def prune_command(
     batches: Annotated[
         int, typer.Option(help="Training batches that criterion and repair look at.")
     ] = 1,
-    ignore: Annotated[
-        list[str] | None, typer.Option(help="A layer to leave alone; may be given several times.")
-    ] = None,
+    select: Select = None,
+    ignore: Ignore = None,
     epochs: Annotated[
         int, typer.Option(help="Epochs of training, in the first half of which it is pruned.")
     ] = 0,
-    optimizer: Annotated[str, typer.Option(help="One of: adam, adamw, sgd.")] = "adam",
-    learning_rate: Annotated[float, typer.Option(help="A number above 0.")] = 1e-3,
-    task: Annotated[
-        str | None,
-        typer.Option(help=f"One of: {', '.join(TASKS)}. Default: what the .terse file says."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help=f"One of: {', '.join(MODELS)}. Default: what the .terse file says."),
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(help="Samples a training batch.")] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE", help="The file to write. Default: TASK-MODEL-pruned.terse."),
-    ] = None,
+    optimizer: Optimizer = "adam",
+    learning_rate: LearningRate = 1e-3,
+    task: OfTask = None,
+    model: OfModel = None,
+    batch_size: BatchSize = None,
+    out: Out = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     as_json: Json = False,
@@ -96,7 +90,7 @@ def prune_command(
     """
     step = Prune.read(
         {
-            "density": _densities(density),
+            "density": per_layer("--density", density, float),
             "criterion": criterion,
             "pattern": pattern,
             "allocation": allocation,
@@ -104,6 +98,7 @@ def prune_command(
             "rounds": rounds,
             "repair": repair,
             "batches": batches,
+            "select": select or [],
             "ignore": ignore or [],
             "epochs": epochs,
             "optimizer": optimizer,
@@ -111,31 +106,14 @@ def prune_command(
         },
         where="prune",
     )
-    if file is None:
-        names = {"task": task or "digits", "model": model or "lenet-300-100"}
-        data = load_task(names["task"], data_dir=data_dir, batch_size=batch_size)
-        network = starting_network(data, names["model"], seed, None)
-    else:
-        network, task, model, data = network_of(file, task, model, data_dir, batch_size)
-        names = {"task": task, "model": model}
-    out = out or Path(f"{names['task']}-{names['model']}-pruned.terse")
-    result = compress(
-        network, data, Recipe((step,), batch_size=batch_size), out=out, seed=seed, metadata=names
+    do_step(
+        step,
+        file,
+        task=task,
+        model=model,
+        batch_size=batch_size,
+        out=out,
+        data_dir=data_dir,
+        seed=seed,
+        as_json=as_json,
     )
-    show_result(result, as_json, sections=1)
-
-
-def _densities(text: str | None) -> float | dict[str, float] | None:
-    """The density of an option: a number, or LAYER=DENSITY, ..."""
-    if text is None:
-        return None
-    try:
-        if "=" not in text:
-            return float(text)
-        pairs = (part.rpartition("=") for part in text.split(","))
-        return {name.strip(): float(value) for name, _, value in pairs}
-    except ValueError:
-        raise ConfigError(
-            f"--density {text!r}: expected a number as 0.1, or one for each of some layers as "
-            "fc1=0.05,fc2=0.1"
-        ) from None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import copy
+import math
 import os
 import time
 from collections.abc import Mapping
@@ -15,10 +15,11 @@ from tersor.compress.readback import fingerprint, verify
 from tersor.compress.recipe import Recipe, read_recipe
 from tersor.compress.result import Result
 from tersor.compress.run import Run
+from tersor.compress.structure import with_structure
 from tersor.compress.workspace import Workspace
 from tersor.core.errors import StorageError
 from tersor.core.report import Report, Value
-from tersor.measure import evaluate, file_bytes, measure, size
+from tersor.measure import evaluate, file_bytes, mean_loss, measure, size
 from tersor.store import accounting, save
 from tersor.tasks import Task
 from tersor.train import is_main_process, wait_for_everyone
@@ -51,7 +52,7 @@ def compress(
         verbose: show progress on stderr.
 
     Raises:
-        ConfigError: the recipe is wrong, or does not fit the network.
+        ConfigError: the recipe is wrong, does not fit the network, or a step would undo another.
         TrainingError: the loss is not finite.
         StorageError: the file cannot be written.
     """
@@ -66,7 +67,7 @@ def compress(
     run = Run(model, task, recipe, seed, space, verbose)
     run.go(began)
     if is_main_process():
-        save(model, space.candidate, metadata=metadata)
+        save(model, space.candidate, metadata=with_structure(metadata, model))
         verify(model, space.candidate, _one_input(task, model))
         space.candidate.replace(out)
     wait_for_everyone()
@@ -77,13 +78,9 @@ def compress(
 
 def _conclude(run: Run, file: Path, digest: str, seconds: float) -> Result:
     """Read the test set, the one time, and put the report together."""
-    original = copy.deepcopy(run.model)
-    original.load_state_dict(run.reference)
-    task = run.task
-    reference, error = (
-        evaluate(m, task.test, mistakes=task.mistakes) for m in (original, run.model)
-    )
-    stored, dense = file_bytes(file), size(run.model).dense_bytes
+    task, both = run.task, (run.reference, run.model)
+    reference, error = (evaluate(m, task.test, mistakes=task.mistakes) for m in both)
+    stored, dense = file_bytes(file), size(run.reference).dense_bytes
     summary: dict[str, Value] = {
         "file": str(file),
         "file bytes": stored,
@@ -96,6 +93,9 @@ def _conclude(run: Run, file: Path, digest: str, seconds: float) -> Result:
         "seed": run.seed,
         "run": digest,
     }
+    if task.perplexity:
+        for name, network in zip(("reference perplexity", "perplexity"), both, strict=True):
+            summary[name] = math.exp(mean_loss(network, task.test, task.loss))
     low, high = error.interval
     notes = [
         f"The error is {error.mistakes:,} of {error.samples:,} test samples (95 % interval "

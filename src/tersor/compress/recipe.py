@@ -5,120 +5,25 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import yaml
-from pydantic import AfterValidator, Field
 
+from tersor.compress.steps import STEPS, Step, Train, kind_of
 from tersor.core.errors import ConfigError, did_you_mean
-from tersor.prune import ALLOCATIONS, CRITERIA, REPAIRS, SCHEDULES, pattern_of
-from tersor.quantize import INITS, MAX_BITS
-from tersor.train import Training
-
-
-def _known(names: Collection[str | None], value: str | None) -> str | None:
-    if value not in names:
-        raise ValueError("unknown")
-    return value
-
-
-def _in_range(low: float, high: float, value: Any) -> Any:
-    for number in value.values() if isinstance(value, dict) else [value]:
-        if number is not None and not low <= number <= high:
-            raise ValueError("out of range")
-    return value
-
-
-def _a_pattern(value: str) -> str:
-    pattern_of(value)
-    return value
-
-
-_TINY = 1e-12  # below any density that keeps a weight
-_SELECTORS = "a list of names of weights or modules, class names, or 're:pattern'"
-_EPOCHS = "passes over the training data, 0 (no training) or more"
-
-
-class Train(Training):
-    """Train the network; what it gives is the reference that the result is compared with."""
-
-
-class Prune(Training):
-    """Prune: with epochs while training, by a `GradualPruner`; without, at once, by `prune_`."""
-
-    density: Annotated[
-        float | dict[str, float] | None, AfterValidator(partial(_in_range, _TINY, 1))
-    ] = Field(
-        default=None,
-        description="0 < density <= 1, the share of weights that are kept "
-        "(or a mapping of selectors to such densities; left out only for a pattern N:M)",
-    )
-    epochs: int = Field(default=0, ge=0, description=_EPOCHS)
-    criterion: Annotated[str, AfterValidator(partial(_known, CRITERIA))] = Field(
-        default="magnitude", description=f"one of: {', '.join(CRITERIA)}"
-    )
-    pattern: Annotated[str, AfterValidator(_a_pattern)] = Field(
-        default="element",
-        description="element, row, channel, kernel, head, layer, N:M (as 2:4) or HxW (as 4x1)",
-    )
-    allocation: Annotated[str, AfterValidator(partial(_known, ALLOCATIONS))] = Field(
-        default="global", description=f"one of: {', '.join(ALLOCATIONS)}"
-    )
-    schedule: Annotated[str, AfterValidator(partial(_known, SCHEDULES))] = Field(
-        default="cubic", description=f"one of: {', '.join(SCHEDULES)}"
-    )
-    ramp: float = Field(
-        default=0.5,
-        gt=0,
-        le=1,
-        description="0 < ramp <= 1, the share of the steps in which the density falls",
-    )
-    rounds: int | None = Field(
-        default=None,
-        ge=1,
-        description="prunings, 1 or more: evenly spaced in the ramp (default 100), "
-        "or one after the other without epochs (default 1)",
-    )
-    repair: Annotated[str | None, AfterValidator(partial(_known, (None, *REPAIRS)))] = Field(
-        default=None, description=f"one of: {', '.join(REPAIRS)} (without epochs)"
-    )
-    batches: int = Field(
-        default=1,
-        ge=1,
-        description="training batches that criterion and repair look at, 1 or more",
-    )
-    ignore: list[str] = Field(default=[], description=_SELECTORS)
-
-
-class Quantize(Training):
-    """Share few values among the kept weights of each tensor, then train these values."""
-
-    bits: Annotated[int | dict[str, int], AfterValidator(partial(_in_range, 1, MAX_BITS))] = Field(
-        description=f"bits of a code, 1 to {MAX_BITS} (or a mapping of selectors to such bits)"
-    )
-    epochs: int = Field(default=0, ge=0, description=_EPOCHS)
-    init: Annotated[str, AfterValidator(partial(_known, INITS))] = Field(
-        default="linear", description=f"one of: {', '.join(INITS)}"
-    )
-    ignore: list[str] = Field(default=[], description=_SELECTORS)
-
-
-Step = Train | Prune | Quantize
-
-STEPS: dict[str, type[Step]] = {"train": Train, "prune": Prune, "quantize": Quantize}
-"""Name of a step in a recipe to its settings."""
 
 
 @dataclass(frozen=True)
 class Recipe:
-    """One or more of the steps `train`, `prune` and `quantize`, each at most once, the last last.
+    """One or more of the steps `train`, `prune`, `quantize`, `share` and `factorize`.
 
-    Training that comes after `prune` is of the pruned network: pruning at initialisation.
+    `train` and `prune` come at most once, the others several times, for different layers. A step
+    that would undo what an earlier one has left in the same layer is refused when the network is
+    known. Training that comes after `prune` is of the pruned network: pruning at initialisation.
 
     Args:
         steps: their settings.
@@ -126,8 +31,9 @@ class Recipe:
         batch_size: samples a training batch of a built-in task; your own loaders bring theirs.
 
     Raises:
-        ConfigError: no steps, or steps in another order.
+        ConfigError: no steps, or one too often.
 
+    >>> from tersor.compress.steps import Prune, Quantize
     >>> recipe = Recipe((Prune(density=0.1), Quantize(bits=4)))
     >>> print(recipe.to_yaml(defaults=False), end="")
     steps:
@@ -145,10 +51,10 @@ class Recipe:
 
     def __post_init__(self) -> None:
         kinds = [kind_of(step) for step in self.steps]
-        if not kinds or len(set(kinds)) < len(kinds) or "quantize" in kinds[:-1]:
+        if not kinds or max(kinds.count("train"), kinds.count("prune")) > 1:
             raise ConfigError(
                 f"recipe: the steps are {', '.join(kinds) or 'none'}; expected one or more of "
-                f"{', '.join(STEPS)}, each at most once, quantize after the others"
+                f"{', '.join(STEPS)}, train and prune at most once"
             )
 
     def without_training(self) -> Recipe:
@@ -171,11 +77,6 @@ class Recipe:
         """Twelve hex digits that name a run: a hash of the recipe and all else that decides it."""
         text = json.dumps([self.to_yaml(), decides], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:12]
-
-
-def kind_of(step: Step) -> str:
-    """The name of a step in a recipe."""
-    return type(step).__name__.lower()
 
 
 def read_recipe(source: str | os.PathLike[str] | Mapping[str, Any] | Recipe) -> Recipe:

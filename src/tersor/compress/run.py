@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import copy
 import time
+from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
 
-from tersor.compress.recipe import Prune, Quantize, Recipe, Step, Train, kind_of
+from tersor.compress.doing import ACTIONS
+from tersor.compress.order import Structures, check_order, taken
+from tersor.compress.recipe import Recipe
+from tersor.compress.steps import Step, Train, kind_of
+from tersor.compress.structure import restructure_, structure
 from tersor.compress.workspace import Workspace
 from tersor.core.errors import FormatError
 from tersor.core.hooks import Method
 from tersor.core.masks import HeldMasks, MaskSet
 from tersor.core.report import Report
-from tersor.core.seeding import seed_everything
 from tersor.measure import evaluate
-from tersor.prune import FirstBatches, GradualPruner, ScoringData, prune_
-from tersor.quantize import CodebookTuner, KMeans, codebooks_of, quantize_
 from tersor.tasks import Task
-from tersor.train import fit, steps_per_epoch
+from tersor.train import fit
 
 
 class Run:
-    """One run: the network, what later steps need of earlier ones, and what was reported."""
+    """One run: the network, what later steps need of earlier ones, and what was reported.
+
+    Raises:
+        ConfigError: a step would undo an earlier one, or does not fit the network.
+    """
 
     def __init__(
         self,
@@ -34,9 +40,11 @@ class Run:
         space: Workspace,
         verbose: bool,
     ) -> None:
+        check_order(model, recipe.steps)
         self.model, self.task, self.recipe, self.seed = model, task, recipe, seed
         self.space, self.verbose = space, verbose
-        self.reference = copy.deepcopy(model.state_dict())
+        self.reference = copy.deepcopy(model)
+        self.left = Structures()
         self.masks: MaskSet | None = None
         self.reports: list[Report] = []
         self.stages: list[dict[str, Any]] = []
@@ -50,7 +58,12 @@ class Run:
             if number < done:
                 continue
             self.space.log.write(event="step", step=kind_of(step))
-            self.reports += self._do(number, step)
+            self.left.check(step, taken(self.model, step))
+            reports, names = ACTIONS[type(step)](self, number, step)
+            self.reports += reports
+            self.left.add(step, names)
+            if isinstance(step, Train) and not self.left.to_dict():
+                self.reference = copy.deepcopy(self.model)
             error = evaluate(self.model, self.task.validation, mistakes=self.task.mistakes)
             seconds = self.seconds_before + time.perf_counter() - began
             self.stages.append(
@@ -63,85 +76,49 @@ class Run:
             )
             self.space.save(number, self._state(number + 1) | {"seconds": seconds})
 
-    def _do(self, number: int, step: Step) -> list[Report]:
-        if isinstance(step, Train):
-            methods: list[Method] = []
-            if self.masks is not None:
-                methods.append(HeldMasks(self.model, self.masks))
-            report = self._fit(number, step, methods)
-            if self.masks is None:
-                self.reference = copy.deepcopy(self.model.state_dict())
-            return [report]
-        if isinstance(step, Prune):
-            return self._prune(number, step)
-        return self._quantize(number, step)
+    def fit(
+        self, number: int, step: Step, methods: Sequence[Method] = (), *, held: Sequence[str] = ()
+    ) -> Report:
+        """Train as a step says; what earlier steps have left stays.
 
-    def _prune(self, number: int, step: Prune) -> list[Report]:
-        options: dict[str, Any] = {
-            "criterion": step.criterion,
-            "pattern": step.pattern,
-            "allocation": step.allocation,
-            "schedule": step.schedule,
-            "data": ScoringData(
-                FirstBatches(self.task.train, step.batches), self.task.loss, self.seed
-            ),
-            "ignore": step.ignore or None,
-        }
-        if step.epochs == 0:
-            seed_everything(self.seed, "prune")  # decides the batches that are looked at
-            self.masks, report = prune_(
-                self.model, step.density, rounds=step.rounds or 1, repair=step.repair, **options
+        Args:
+            number, step: of the recipe.
+            methods: what acts on the network while it trains.
+            held: weights whose zeros and values these methods hold themselves.
+        """
+        masks = {n: mask for n, mask in (self.masks or {}).items() if n not in held}
+        rest = [HeldMasks(self.model, MaskSet(masks))] if masks else []
+        parameters = dict(self.model.named_parameters(remove_duplicate=False))
+        frozen = [
+            parameters[name]
+            for name in self.left.having("values")
+            if name not in held and parameters[name].requires_grad
+        ]
+        for parameter in frozen:
+            parameter.requires_grad_(False)
+        try:
+            return fit(
+                self.model,
+                self.task,
+                step,
+                methods=[*methods, *rest],
+                seed=self.seed,
+                label=kind_of(step),
+                checkpoint=self.space.checkpoint(number),
+                log=self.space.log,
+                verbose=self.verbose,
             )
-            return [report]
-        end = max(1, round(step.ramp * step.epochs * steps_per_epoch(self.task)))
-        pruner = GradualPruner(
-            self.model,
-            step.density,
-            end=end,
-            every=max(1, end // (step.rounds or 100)),
-            **options,
-        )
-        report = self._fit(number, step, [pruner])
-        self.masks = pruner.masks
-        return [report, pruner.report()]
-
-    def _quantize(self, number: int, step: Quantize) -> list[Report]:
-        by_selector = step.bits if isinstance(step.bits, dict) else {"": step.bits}
-        quantizers = {s: KMeans(bits, step.init, self.seed) for s, bits in by_selector.items()}
-        report = quantize_(
-            self.model,
-            quantizers if isinstance(step.bits, dict) else quantizers[""],
-            masks=self.masks,
-            ignore=step.ignore or None,
-        )
-        if step.epochs == 0:
-            return [report]
-        names = [str(row["name"]) for row in report.rows]
-        codebooks = codebooks_of(self.model, select=names) if names else {}
-        methods: list[Method] = [CodebookTuner(self.model, codebooks)]
-        if self.masks is not None:  # what is pruned and not shared must stay pruned, too
-            rest = {name: mask for name, mask in self.masks.items() if name not in codebooks}
-            methods.append(HeldMasks(self.model, MaskSet(rest)))
-        return [report, self._fit(number, step, methods)]
-
-    def _fit(self, number: int, step: Step, methods: list[Method]) -> Report:
-        return fit(
-            self.model,
-            self.task,
-            step,
-            methods=methods,
-            seed=self.seed,
-            label=kind_of(step),
-            checkpoint=self.space.checkpoint(number),
-            log=self.space.log,
-            verbose=self.verbose,
-        )
+        finally:
+            for parameter in frozen:
+                parameter.requires_grad_(True)
 
     def _state(self, done: int) -> dict[str, Any]:
         return {
             "done": done,
             "model": self.model.state_dict(),
-            "reference": self.reference,
+            "structure": structure(self.model),
+            "reference": self.reference.state_dict(),
+            "left": self.left.to_dict(),
             "masks": None if self.masks is None else self.masks.state_dict(),
             "reports": [report.to_dict() for report in self.reports],
             "stages": self.stages,
@@ -149,8 +126,10 @@ class Run:
 
     def _resume(self, state: dict[str, Any]) -> int:
         try:
+            restructure_(self.model, state["structure"])
             self.model.load_state_dict(state["model"])
-            self.reference = state["reference"]
+            self.reference.load_state_dict(state["reference"])
+            self.left = Structures(state["left"])
             self.masks = None if state["masks"] is None else MaskSet(state["masks"])
             self.reports = [Report.from_dict(report) for report in state["reports"]]
             self.stages, self.seconds_before = state["stages"], state["seconds"]

@@ -10,6 +10,8 @@ from tersor.core.errors import ConfigError, did_you_mean
 
 T = TypeVar("T")
 
+_GATHERED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+
 
 def look_up(what: str, choice: str | T, table: Mapping[str, T]) -> T:
     """The entry of a name, or what is no name as it is.
@@ -40,7 +42,8 @@ def made(
         table: name to what makes it, called with settings as keyword arguments.
 
     Raises:
-        ConfigError: the table has no such name, or the entry no such setting; or it refuses one.
+        ConfigError: the table has no such name, or the entry no such setting; one that it needs is
+            missing; or it refuses one.
 
     >>> made("number", "complex", {"complex": complex}, {"real": 1, "imag": 2})
     (1+2j)
@@ -52,4 +55,8 @@ def made(
             raise ConfigError(
                 f"{what} {name!r}: no setting {setting!r}; {did_you_mean(setting, known)}"
             )
+    for setting, parameter in known.items():
+        optional = parameter.default is not parameter.empty
+        if not optional and setting not in settings and parameter.kind not in _GATHERED:
+            raise ConfigError(f"{what} {name!r}: the setting {setting!r} is missing")
     return maker(**settings)
