@@ -5,8 +5,9 @@ import torch
 from deployables import few_values_, gap, images, in_float64, prefer
 from torch import nn
 
+from tersor.core.call_order import norm_of, order_of_calls
 from tersor.run import deploy, plan_of
-from tersor.run.following import Following, activation_of, followings, norm_of, order_of_calls
+from tersor.run.following import Following, activation_of, followings
 
 
 def following(model):

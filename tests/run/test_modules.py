@@ -5,7 +5,8 @@ import torch
 from deployables import cnn, gap, images, in_float64, mlp
 from torch import nn
 
-from tersor.run.following import followings, order_of_calls
+from tersor.core.call_order import order_of_calls
+from tersor.run.following import followings
 from tersor.run.modules import copied, folded, own, put
 from tersor.run.sites import sites
 

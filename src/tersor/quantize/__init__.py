@@ -3,11 +3,14 @@
 from tersor.quantize.activation_ranges import ACTIVATION_RANGES, percentile_of
 from tersor.quantize.activations import quantize_activations_, remove_activation_quantizers_
 from tersor.quantize.affine import Affine, AffineGrid
+from tersor.quantize.bias_correction import correct_biases_
 from tersor.quantize.centroids import MAX_BITS, CodebookGrid, KMeans
 from tersor.quantize.clipping import Pact, clipping_penalty, fix_clipping_, unit_clipping
 from tersor.quantize.codebook import Codebook, codebooks_of
+from tersor.quantize.equalization import equalize_
 from tersor.quantize.fake_quantize import FakeQuantize
 from tersor.quantize.fixed_point import DynamicFixedPoint, FixedPoint
+from tersor.quantize.folding import FoldedNorm, fold_batch_norms_
 from tersor.quantize.formats import FORMATS, S2FP8, FloatFormat
 from tersor.quantize.gptq import gptq_
 from tersor.quantize.granularity import GRANULARITIES
@@ -47,6 +50,7 @@ __all__ = [
     "FakeQuantize",
     "FixedPoint",
     "FloatFormat",
+    "FoldedNorm",
     "Grid",
     "GridQuantizer",
     "KMeans",
@@ -58,7 +62,10 @@ __all__ = [
     "Quantizer",
     "clipping_penalty",
     "codebooks_of",
+    "correct_biases_",
+    "equalize_",
     "fix_clipping_",
+    "fold_batch_norms_",
     "gptq_",
     "kmeans_1d",
     "percentile_of",

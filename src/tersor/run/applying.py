@@ -8,9 +8,10 @@ from pathlib import Path
 
 from torch import nn
 
+from tersor.core.call_order import order_of_calls
 from tersor.core.errors import ConfigError
 from tersor.run.choosing import runs
-from tersor.run.following import followings, order_of_calls
+from tersor.run.following import followings
 from tersor.run.modules import chain, folded, replace_site
 from tersor.run.packing import entries_of
 from tersor.run.plan import LayerPlan, Machine, Plan, read_plan

@@ -10,10 +10,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from tersor.core.call_order import order_of_calls
 from tersor.core.machine import flushes_denormals
 from tersor.run.deployed import Deployed
 from tersor.run.example import Arguments, batch_of, call, copy_of, difference
-from tersor.run.following import followings, order_of_calls
+from tersor.run.following import followings
 from tersor.run.layers import DeployedChain, DeployedLinear
 from tersor.run.modules import chain, copied, folded, replace_site
 from tersor.run.packing import entries_of

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import itertools
-import warnings
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
-import torch
-from torch import Tensor, fx, nn
+from torch import nn
 
+from tersor.core.call_order import hooked, is_norm_of
 from tersor.run.calls import Activation
 
 
@@ -30,16 +27,6 @@ class Following:
 NOTHING = Following()
 
 
-def order_of_calls(model: nn.Module) -> dict[str, str]:
-    """Which module takes a module's output, by qualified names, where it is the only one that does.
-
-    The order is that of the model's graph where torch.fx can trace it, else that of each
-    `nn.Sequential`. A module that is called twice is no part of it.
-    """
-    graph = _graph(model)
-    return dict(_sequential_pairs(model) if graph is None else _traced_pairs(model, graph))
-
-
 def followings(model: nn.Module, order: Mapping[str, str]) -> dict[str, Following]:
     """What follows each layer of a model, by the layer's name; only layers that something follows.
 
@@ -55,7 +42,7 @@ def followings(model: nn.Module, order: Mapping[str, str]) -> dict[str, Followin
         layer = modules[name]
         if not isinstance(layer, nn.Linear | nn.Conv2d):
             continue
-        if after is not None and _is_norm_of(layer, modules[after]):
+        if after is not None and is_norm_of(layer, modules[after]):
             norm, after = after, order.get(after)
         if after is not None and (activation_of(modules[after]) is None or hooked(modules[after])):
             after = None
@@ -74,63 +61,3 @@ def activation_of(module: nn.Module) -> Activation | None:
     if kind is nn.SiLU:
         return "silu"
     return None
-
-
-def norm_of(norm: nn.Module) -> tuple[Tensor, Tensor]:
-    """A batch norm in eval mode as scale and shift of each channel: x * scale + shift."""
-    assert isinstance(norm, nn.modules.batchnorm._BatchNorm)
-    assert norm.running_mean is not None
-    assert norm.running_var is not None
-    scale = torch.rsqrt(norm.running_var.double() + norm.eps)
-    if norm.weight is not None:
-        scale = scale * norm.weight.detach().double()
-    shift = -norm.running_mean.double() * scale
-    if norm.bias is not None:
-        shift = shift + norm.bias.detach().double()
-    return scale.float(), shift.float()
-
-
-def _is_norm_of(layer: nn.Module, after: nn.Module) -> bool:
-    kind = nn.BatchNorm1d if isinstance(layer, nn.Linear) else nn.BatchNorm2d
-    return type(after) is kind and after.running_mean is not None and not hooked(after)
-
-
-def hooked(module: nn.Module) -> bool:
-    """Whether other code is called with what the module takes or gives."""
-    return bool(module._forward_hooks or module._forward_pre_hooks)
-
-
-def _graph(model: nn.Module) -> fx.Graph | None:
-    # Tracing runs the model's own code on proxies: it may fail in any way, which says only that
-    # the order of calls is not known.
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            return fx.Tracer().trace(model)
-    except Exception:
-        return None
-
-
-def _traced_pairs(model: nn.Module, graph: fx.Graph) -> Iterator[tuple[str, str]]:
-    modules = dict(model.named_modules(remove_duplicate=False))
-    calls = Counter(id(modules[n.target]) for n in graph.nodes if n.op == "call_module")
-    for node in graph.nodes:
-        users = list(node.users)
-        if node.op != "call_module" or len(users) != 1 or users[0].op != "call_module":
-            continue
-        user = users[0]
-        alone = user.args == (node,) and not user.kwargs
-        if alone and calls[id(modules[node.target])] == calls[id(modules[user.target])] == 1:
-            yield str(node.target), str(user.target)
-
-
-def _sequential_pairs(model: nn.Module) -> Iterator[tuple[str, str]]:
-    places = Counter(id(m) for _, m in model.named_modules(remove_duplicate=False))
-    for name, module in model.named_modules():
-        if type(module) is not nn.Sequential:
-            continue
-        children = list(module.named_children())
-        for (first, one), (second, two) in itertools.pairwise(children):
-            if places[id(one)] == places[id(two)] == 1:
-                prefix = f"{name}." if name else ""
-                yield prefix + first, prefix + second

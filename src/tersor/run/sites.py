@@ -9,11 +9,12 @@ from typing import TypeGuard
 import torch
 from torch import Tensor, nn
 
+from tersor.core.call_order import hooked, norm_of
 from tersor.run import attention, recurrent
 from tersor.run.attention import DeployedAttention
 from tersor.run.calls import Activation, Matrix
 from tersor.run.deployed import Deployed
-from tersor.run.following import NOTHING, Following, activation_of, hooked, norm_of
+from tersor.run.following import NOTHING, Following, activation_of
 from tersor.run.layers import (
     CsrLinear,
     DeployedConv2d,
