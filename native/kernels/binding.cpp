@@ -55,9 +55,15 @@ SparseShape shape_of(std::size_t rows, std::size_t columns, std::size_t row_bloc
     return s;
 }
 
-CodeMatrix code_shape(std::size_t rows, std::size_t columns, std::size_t bits, bool affine) {
+CodeMatrix code_shape(std::size_t rows, std::size_t columns, std::size_t bits, bool row_books) {
     CodeMatrix m;
-    m.rows = rows, m.columns = columns, m.bits = bits, m.affine = affine ? 1 : 0;
+    m.rows = rows, m.columns = columns, m.bits = bits, m.row_books = row_books ? 1 : 0;
+    return m;
+}
+
+IntegerMatrix integer_shape(std::size_t rows, std::size_t columns, std::size_t bits, std::size_t group) {
+    IntegerMatrix m;
+    m.rows = rows, m.columns = columns, m.bits = bits, m.group = group;
     return m;
 }
 
@@ -65,7 +71,7 @@ PackedMatrix packed_view(Address weights, std::size_t size, bool coded) {
     PackedMatrix m;
     m.coded = coded;
     if (coded)
-        m.codes = codes_view(bytes_at(weights, size));
+        m.dense = dense_view(bytes_at(weights, size));
     else
         m.sparse = sparse_view(bytes_at(weights, size));
     return m;
@@ -129,26 +135,36 @@ void bind_kernels(nb::module_& m) {
         sparse_convolution(sparse_view(bytes_at(weights, size)), c, at<const float>(x), at<float>(out), finish_of(scale, bias, activation), threads);
     });
 
-    m.def("codes_bytes", [](std::size_t rows, std::size_t columns, std::size_t bits, bool affine) { return codes_bytes(code_shape(rows, columns, bits, affine)); },
-          nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("affine"));
-    m.def("codes_pack", [](std::size_t rows, std::size_t columns, std::size_t bits, bool affine, const In<std::uint16_t>& codes, const In<float>& table, const Bytes& out) {
+    m.def("codes_bytes", [](std::size_t rows, std::size_t columns, std::size_t bits, bool row_books) { return codes_bytes(code_shape(rows, columns, bits, row_books)); },
+          nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("row_books"));
+    m.def("codes_pack", [](std::size_t rows, std::size_t columns, std::size_t bits, bool row_books, const In<std::uint16_t>& codes, const In<float>& books, const Bytes& out) {
         const auto c = view<std::uint16_t>(codes);
-        const auto t = view<float>(table);
+        const auto b = view<float>(books);
         const Span<std::uint8_t> to{out.data(), out.size()};
         nb::gil_scoped_release release;
-        codes_pack(code_shape(rows, columns, bits, affine), c, t, to);
-    }, nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("affine"), nb::arg("codes"), nb::arg("table"), nb::arg("out"));
+        codes_pack(code_shape(rows, columns, bits, row_books), c, b, to);
+    }, nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("row_books"), nb::arg("codes"), nb::arg("books"), nb::arg("out"));
+    m.def("integers_bytes", [](std::size_t rows, std::size_t columns, std::size_t bits, std::size_t group) { return integers_bytes(integer_shape(rows, columns, bits, group)); },
+          nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("group"));
+    m.def("integers_pack", [](std::size_t rows, std::size_t columns, std::size_t bits, std::size_t group, const In<std::int16_t>& integers, const In<float>& scales, const Bytes& out) {
+        const auto i = view<std::int16_t>(integers);
+        const auto s = view<float>(scales);
+        const Span<std::uint8_t> to{out.data(), out.size()};
+        nb::gil_scoped_release release;
+        integers_pack(integer_shape(rows, columns, bits, group), i, s, to);
+    }, nb::arg("rows"), nb::arg("columns"), nb::arg("bits"), nb::arg("group"), nb::arg("integers"), nb::arg("scales"), nb::arg("out"));
     m.def("codes_shape", [](Address weights, std::size_t size) {
-        const CodeMatrix c = codes_view(bytes_at(weights, size));
-        return nb::make_tuple(c.rows, c.columns, c.bits, c.affine == 1);
+        const DenseMatrix d = dense_view(bytes_at(weights, size));
+        return nb::make_tuple(d.rows(), d.columns());
     }, nb::arg("weights"), nb::arg("size"));
     m.def("codes_dense", [](Address weights, std::size_t size, Address out) {
         nb::gil_scoped_release release;
-        codes_to_dense(codes_view(bytes_at(weights, size)), at<float>(out));
+        const DenseMatrix d = dense_view(bytes_at(weights, size));
+        d.whole ? integers_to_dense(d.integers, at<float>(out)) : codes_to_dense(d.codes, at<float>(out));
     }, nb::arg("weights"), nb::arg("size"), nb::arg("out"));
     m.def("codes_linear", [](Address weights, std::size_t size, Address x, std::size_t batch, Address out, Address scale, Address bias, int activation, int threads) {
         nb::gil_scoped_release release;
-        codes_linear(codes_view(bytes_at(weights, size)), at<const float>(x), batch, at<float>(out), finish_of(scale, bias, activation), threads);
+        dense_linear(dense_view(bytes_at(weights, size)), at<const float>(x), batch, at<float>(out), finish_of(scale, bias, activation), threads);
     });
     m.def("recurrent", [](int cell, bool reverse, Address input, std::size_t input_size, bool input_coded, Address hidden, std::size_t hidden_size, bool hidden_coded,
                           Address input_bias, Address hidden_bias, Address x, std::size_t steps, std::size_t batch, std::size_t inputs, std::size_t units,
@@ -168,7 +184,7 @@ void bind_kernels(nb::module_& m) {
             LinearLayer layer;
             layer.coded = coded;
             if (coded)
-                layer.codes = codes_view(bytes_at(weights, size));
+                layer.dense = dense_view(bytes_at(weights, size));
             else
                 layer.sparse = sparse_view(bytes_at(weights, size));
             layer.finish = finish_of(scale, bias, activation);

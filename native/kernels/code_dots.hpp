@@ -26,36 +26,31 @@ static inline float folded(const Sixteen& s) {
 }
 
 // s[k % 2].lane += value of the lane's k-th code * x[16 k + lane], for all codes of a group.
-// For affine ones a value is the signed byte, else the centroid.
-template <int bits, bool affine>
+template <int bits>
 static inline void add_group(Sixteen* s, const std::uint8_t* group, const float* book, const float* x) {
     constexpr int codes = 32 / bits;
 #if defined(__AVX512F__)
     const __m512i words = _mm512_loadu_si512(group);
-    const __m512 centroids = _mm512_loadu_ps(affine ? x : book);
+    const __m512 centroids = _mm512_loadu_ps(book);
 #pragma GCC unroll 32
     for (int k = 0; k < codes; ++k) {
         const __m512i shifted = _mm512_srli_epi32(words, static_cast<unsigned>(k * bits));
         __m512 value;
-        if (affine)
-            value = _mm512_cvtepi32_ps(_mm512_srai_epi32(_mm512_slli_epi32(words, static_cast<unsigned>(24 - 8 * k)), 24));
-        else if (bits == 8)
+        if (bits == 8)
             value = _mm512_i32gather_ps(_mm512_and_si512(shifted, _mm512_set1_epi32(255)), book, 4);
         else
             value = _mm512_permutexvar_ps(shifted, centroids);
         s[k % 2].sum = _mm512_fmadd_ps(value, _mm512_loadu_ps(x + 16 * k), s[k % 2].sum);
     }
 #elif defined(__AVX2__)
-    const __m256 lower = _mm256_loadu_ps(affine ? x : book), upper = _mm256_loadu_ps(affine ? x : book + 8);
+    const __m256 lower = _mm256_loadu_ps(book), upper = _mm256_loadu_ps(book + 8);
     for (int half = 0; half < 2; ++half) {
         const __m256i words = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(group + 32 * half));
 #pragma GCC unroll 32
         for (int k = 0; k < codes; ++k) {
             const __m256i shifted = _mm256_srli_epi32(words, k * bits);
             __m256 value;
-            if (affine)
-                value = _mm256_cvtepi32_ps(_mm256_srai_epi32(_mm256_slli_epi32(words, 24 - 8 * k), 24));
-            else if (bits == 8)
+            if (bits == 8)
                 value = _mm256_i32gather_ps(book, _mm256_and_si256(shifted, _mm256_set1_epi32(255)), 4);
             else
                 value = _mm256_blendv_ps(_mm256_permutevar8x32_ps(lower, shifted), _mm256_permutevar8x32_ps(upper, shifted),
@@ -70,63 +65,89 @@ static inline void add_group(Sixteen* s, const std::uint8_t* group, const float*
             std::uint32_t word;
             __builtin_memcpy(&word, group + 4 * l, 4);
             word >>= k * bits;
-            const float value = affine ? static_cast<float>(static_cast<std::int8_t>(word & 255)) : book[word & ((1u << bits) - 1)];
+            const float value = book[word & ((1u << bits) - 1)];
             s[k % 2].sum[l] = s[k % 2].sum[l] + value * x[16 * k + l];
         }
 #endif
 }
 
 // Two rows at a time share the loads of x; two sums a row hide the latency of an addition.
-template <int bits, bool affine>
+template <int bits>
 static void codes_rows(const CodeMatrix& m, std::uint64_t first, std::uint64_t count, const float* x, float* out) {
     const std::uint64_t groups = m.groups();
     for (std::uint64_t r = 0; r < count; r += 2) {
         const bool pair = r + 1 < count;
         const std::uint8_t* a = m.codes + (first + r) * groups * 64;
         const std::uint8_t* b = pair ? a + groups * 64 : a;
+        const float *book = m.book(first + r), *other = m.book(first + r + (pair ? 1 : 0));
         Sixteen one[2], two[2];
         for (std::uint64_t g = 0; g < groups; ++g) {
-            add_group<bits, affine>(one, a + g * 64, m.book, x + g * (512 / bits));
-            add_group<bits, affine>(two, b + g * 64, m.book, x + g * (512 / bits));
+            add_group<bits>(one, a + g * 64, book, x + g * (512 / bits));
+            add_group<bits>(two, b + g * 64, other, x + g * (512 / bits));
         }
         const float sums[2] = {folded(one[0]) + folded(one[1]), folded(two[0]) + folded(two[1])};
-        for (std::uint64_t i = 0; i < (pair ? 2u : 1u); ++i) out[r + i] = affine ? sums[i] * m.scales[first + r + i] : sums[i];
+        for (std::uint64_t i = 0; i < (pair ? 2u : 1u); ++i) out[r + i] = sums[i];
     }
 }
 
-#if defined(__AVX512VNNI__)
-static void integers_dot(const CodeMatrix& m, std::uint64_t first, std::uint64_t count, const std::uint8_t* x, double unit, float* out) {
-    const std::uint64_t bytes = m.groups() * 64;
-    const __m512i ones = _mm512_set1_epi8(1);
-    for (std::uint64_t r = 0; r < count; ++r) {
-        const std::uint8_t* row = m.codes + (first + r) * bytes;
-        __m512i sums[4] = {}, weights = _mm512_setzero_si512();
-        for (std::uint64_t i = 0; i < bytes; i += 64) {
-            const __m512i codes = _mm512_loadu_si512(row + i);
-            weights = _mm512_dpbusd_epi32(weights, ones, codes);
-            for (int plane = 0; plane < 4; ++plane)
-                sums[plane] = _mm512_dpbusd_epi32(sums[plane], _mm512_loadu_si512(x + static_cast<std::uint64_t>(plane) * bytes + i), codes);
-        }
-        // Below 2^63: a plane's sum is below 2^14 * 64 * 255 * 128 < 2^36.
-        std::int64_t total = -static_cast<std::int64_t>(_mm512_reduce_add_epi32(weights)) * (std::int64_t{1} << 31);
-        for (int plane = 0; plane < 4; ++plane) {
-            const __m512i low = _mm512_cvtepi32_epi64(_mm512_castsi512_si256(sums[plane]));
-            const __m512i high = _mm512_cvtepi32_epi64(_mm512_extracti64x4_epi64(sums[plane], 1));
-            total += _mm512_reduce_add_epi64(_mm512_add_epi64(low, high)) * (std::int64_t{1} << (8 * plane));
-        }
-        out[r] = static_cast<float>(static_cast<double>(total) * unit * static_cast<double>(m.scales[first + r]));
+#if defined(__AVX512F__)
+// Four rows and some samples at once: a centroid is looked up once for all samples. One sum each.
+template <int bits, int samples>
+static inline void codes_tile(const CodeMatrix& m, std::uint64_t first, const float* x, std::uint64_t stride, float* out, std::uint64_t out_stride) {
+    constexpr int codes = 32 / bits, rows = 4;
+    const std::uint64_t groups = m.groups();
+    const std::uint8_t* group = m.codes + first * groups * 64;
+    __m512 sum[rows][samples], centroids[rows];
+    for (int r = 0; r < rows; ++r) {
+        centroids[r] = _mm512_loadu_ps(m.book(first + static_cast<std::uint64_t>(r)));
+        for (int s = 0; s < samples; ++s) sum[r][s] = _mm512_setzero_ps();
     }
+    for (std::uint64_t g = 0; g < groups; ++g, group += 64, x += 16 * codes) {
+        __m512i words[rows];
+        for (int r = 0; r < rows; ++r) {
+            words[r] = _mm512_loadu_si512(group + static_cast<std::uint64_t>(r) * groups * 64);
+            if (samples <= 2) __builtin_prefetch(group + static_cast<std::uint64_t>(rows + r) * groups * 64);
+        }
+#pragma GCC unroll 4
+        for (int k = 0; k < codes; ++k) {
+            __m512 of_x[samples];
+            for (int s = 0; s < samples; ++s) of_x[s] = _mm512_loadu_ps(x + static_cast<std::uint64_t>(s) * stride + 16 * k);
+            for (int r = 0; r < rows; ++r) {
+                __m512 value;
+                if (bits == 8)
+                    value = _mm512_i32gather_ps(_mm512_and_si512(words[r], _mm512_set1_epi32(255)), m.book(first + static_cast<std::uint64_t>(r)), 4);
+                else
+                    value = _mm512_permutexvar_ps(words[r], centroids[r]);
+                words[r] = _mm512_srli_epi32(words[r], bits);
+                for (int s = 0; s < samples; ++s) sum[r][s] = _mm512_fmadd_ps(value, of_x[s], sum[r][s]);
+            }
+        }
+    }
+    for (int r = 0; r < rows; ++r)
+        for (int s = 0; s < samples; ++s) out[static_cast<std::uint64_t>(s) * out_stride + static_cast<std::uint64_t>(r)] = _mm512_reduce_add_ps(sum[r][s]);
 }
-#else
-constexpr decltype(Kernels::integers_dot) integers_dot = nullptr;
 #endif
 
-static void codes_dot(const CodeMatrix& m, std::uint64_t first, std::uint64_t count, const float* x, float* out) {
-    if (m.affine == 1) return codes_rows<8, true>(m, first, count, x, out);
+template <int bits>
+static void codes_samples(const CodeMatrix& m, std::uint64_t first, std::uint64_t count, const float* x, std::uint64_t stride,
+                          std::uint64_t samples, float* out, std::uint64_t out_stride) {
+#if defined(__AVX512F__)
+    for (; count >= 4; count -= 4, first += 4, out += 4) {
+        std::uint64_t s = 0;
+        for (; s + 4 <= samples; s += 4) codes_tile<bits, 4>(m, first, x + s * stride, stride, out + s * out_stride, out_stride);
+        for (; s + 2 <= samples; s += 2) codes_tile<bits, 2>(m, first, x + s * stride, stride, out + s * out_stride, out_stride);
+        for (; s < samples; ++s) codes_tile<bits, 1>(m, first, x + s * stride, stride, out + s * out_stride, out_stride);
+    }
+#endif
+    for (std::uint64_t s = 0; s < samples; ++s) codes_rows<bits>(m, first, count, x + s * stride, out + s * out_stride);
+}
+
+static void codes_dot(const CodeMatrix& m, std::uint64_t first, std::uint64_t count, const float* x, std::uint64_t stride,
+                      std::uint64_t samples, float* out, std::uint64_t out_stride) {
     switch (m.bits) {
-        case 1: return codes_rows<1, false>(m, first, count, x, out);
-        case 2: return codes_rows<2, false>(m, first, count, x, out);
-        case 4: return codes_rows<4, false>(m, first, count, x, out);
-        default: return codes_rows<8, false>(m, first, count, x, out);
+        case 1: return codes_samples<1>(m, first, count, x, stride, samples, out, out_stride);
+        case 2: return codes_samples<2>(m, first, count, x, stride, samples, out, out_stride);
+        case 4: return codes_samples<4>(m, first, count, x, stride, samples, out, out_stride);
+        default: return codes_samples<8>(m, first, count, x, stride, samples, out, out_stride);
     }
 }

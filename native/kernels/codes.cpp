@@ -8,7 +8,6 @@ namespace tersor {
 namespace {
 
 constexpr std::uint64_t magic = 0x3153454459444f43;  // "CODYDES1"
-constexpr std::size_t book_size = 256;
 
 [[noreturn]] void fail(const std::string& what) { throw std::invalid_argument("code matrix: " + what); }
 
@@ -21,11 +20,10 @@ Layout layout_of(const CodeMatrix& m) {
         fail(std::to_string(m.rows) + " x " + std::to_string(m.columns) + ", expected sides of 1 to 2^31 - 1");
     if (m.bits != 1 && m.bits != 2 && m.bits != 4 && m.bits != 8)
         fail("codes of " + std::to_string(m.bits) + " bits, expected 1, 2, 4 or 8");
-    if (m.affine > 1 || (m.affine == 1 && m.bits != 8)) fail("integers have 8 bits");
+    if (m.row_books > 1) fail("neither one codebook nor one a row");
     Layout l{};
     l.table = 64;
-    const std::size_t table = (m.affine == 1 ? m.rows : book_size) * sizeof(float);
-    l.codes = l.table + (table + 63) / 64 * 64;
+    l.codes = l.table + (m.row_books == 1 ? m.rows : 1) * m.book_size() * sizeof(float);
     l.total = l.codes + m.rows * m.groups() * 64;
     return l;
 }
@@ -46,27 +44,27 @@ Place place_of(const CodeMatrix& m, std::uint64_t row, std::uint64_t column) {
 
 std::size_t codes_bytes(const CodeMatrix& shape) { return layout_of(shape).total; }
 
-void codes_pack(const CodeMatrix& shape, Span<const std::uint16_t> codes, Span<const float> table,
+void codes_pack(const CodeMatrix& shape, Span<const std::uint16_t> codes, Span<const float> books,
                 Span<std::uint8_t> out) {
     const Layout l = layout_of(shape);
     if (out.size != l.total) fail(std::to_string(out.size) + " bytes, expected " + std::to_string(l.total));
     if (codes.size != shape.rows * shape.columns) fail(std::to_string(codes.size) + " codes");
     const std::size_t range = std::size_t{1} << shape.bits;
-    if (shape.affine == 1 ? table.size != shape.rows : (table.size < 1 || table.size > range))
-        fail("a table of " + std::to_string(table.size) + " values");
+    if (shape.row_books == 1 ? books.size != shape.rows * range : (books.size < 1 || books.size > range))
+        fail("a table of " + std::to_string(books.size) + " values");
     std::memset(out.data, 0, out.size);
-    const std::uint64_t head[] = {magic, shape.rows, shape.columns, shape.bits, shape.affine};
+    const std::uint64_t head[] = {magic, shape.rows, shape.columns, shape.bits, shape.row_books};
     std::memcpy(out.data, head, sizeof head);
     auto* to = reinterpret_cast<float*>(out.data + l.table);
-    std::memcpy(to, table.data, table.size * sizeof(float));
-    // Shifted words are looked up by their low 4 bits, so a shorter book stands there repeatedly.
-    if (shape.affine == 0 && shape.bits < 4)
-        for (std::size_t i = range; i < 16; ++i) to[i] = to[i % range];
+    const std::size_t of_book = shape.row_books == 1 ? range : books.size;
+    for (std::size_t book = 0; book * of_book < books.size; ++book, to += shape.book_size()) {
+        std::memcpy(to, books.data + book * of_book, of_book * sizeof(float));
+        for (std::size_t i = range; i < shape.book_size(); ++i) to[i] = to[i % range];
+    }
     for (std::uint64_t row = 0; row < shape.rows; ++row)
         for (std::uint64_t column = 0; column < shape.columns; ++column) {
             const std::uint16_t code = codes.data[row * shape.columns + column];
-            if (code >= (shape.affine == 1 ? range : table.size))
-                fail("code " + std::to_string(code) + " at row " + std::to_string(row));
+            if (code >= of_book) fail("code " + std::to_string(code) + " at row " + std::to_string(row));
             const Place p = place_of(shape, row, column);
             out.data[l.codes + p.byte] = static_cast<std::uint8_t>(out.data[l.codes + p.byte] | code << p.shift);
         }
@@ -78,11 +76,11 @@ CodeMatrix codes_view(Span<const std::uint8_t> bytes) {
     std::memcpy(head, bytes.data, sizeof head);
     if (head[0] != magic) fail("the bytes hold none");
     CodeMatrix m;
-    m.rows = head[1], m.columns = head[2], m.bits = head[3], m.affine = head[4];
+    m.rows = head[1], m.columns = head[2], m.bits = head[3], m.row_books = head[4];
     const Layout l = layout_of(m);
     if (l.total != bytes.size) fail(std::to_string(bytes.size) + " bytes, expected " + std::to_string(l.total));
     m.codes = bytes.data + l.codes;
-    (m.affine == 1 ? m.scales : m.book) = reinterpret_cast<const float*>(bytes.data + l.table);
+    m.books = reinterpret_cast<const float*>(bytes.data + l.table);
     return m;
 }
 
@@ -91,9 +89,7 @@ void codes_to_dense(const CodeMatrix& m, float* out) {
     for (std::uint64_t row = 0; row < m.rows; ++row)
         for (std::uint64_t column = 0; column < m.columns; ++column) {
             const Place p = place_of(m, row, column);
-            const unsigned code = m.codes[p.byte] >> p.shift & mask;
-            out[row * m.columns + column] =
-                m.affine == 1 ? static_cast<float>(static_cast<std::int8_t>(code)) * m.scales[row] : m.book[code];
+            out[row * m.columns + column] = m.book(row)[m.codes[p.byte] >> p.shift & mask];
         }
 }
 

@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "codes.hpp"
+#include "integers.hpp"
 #include "sparse.hpp"
 
 namespace tersor {
@@ -13,6 +14,9 @@ enum class Activation : int { none = 0, relu = 1, gelu = 2, gelu_tanh = 3, silu 
 
 // At most this many vectors are worked on at once: the widest pass has `width * most_vectors` lanes.
 constexpr int most_vectors = 8;
+
+// Columns of an integer matrix whose products are summed as integers.
+constexpr std::uint64_t digit_chunk = 256;
 
 // One step's sums of a recurrent layer, and its state: rows of `lanes` floats. Gate q of row r begins
 // at x + q * x_gate + r * x_row, and likewise in h. x, h, cell and state may be read up to a vector
@@ -56,14 +60,30 @@ struct Kernels {
     void (*transpose)(const float* in, std::size_t rows, std::size_t columns, std::size_t in_stride,
                       float* out, std::size_t out_stride);
 
-    // out[i] = sum over row first + i of book[code] * x[column]; x has `padded_columns` floats.
-    void (*codes_dot)(const CodeMatrix&, std::uint64_t first, std::uint64_t count, const float* x, float* out);
+    // out[s * out_stride + i] = sum over row first + i of book[code] * x[s * stride + column]; a sample
+    // has `padded_columns` floats.
+    void (*codes_dot)(const CodeMatrix&, std::uint64_t first, std::uint64_t count, const float* x, std::uint64_t stride,
+                      std::uint64_t samples, float* out, std::uint64_t out_stride);
 
-    // out[i] = unit * (sum over row first + i of code * (x[column] - 2^31)) of signed 8-bit codes, exact
-    // but for the last rounding. `x` has four planes of groups * 64 bytes, low ones first, each in the
-    // order of the codes. At most 2^14 groups. Null where there are no instructions for it.
-    void (*integers_dot)(const CodeMatrix&, std::uint64_t first, std::uint64_t count, const std::uint8_t* x, double unit, float* out);
+    // out[s * 16 + i] = sum over row i of a block of scale * (code - zero) * x[s * stride + column];
+    // x has `padded_columns` floats a sample.
+    void (*integers_floats)(const IntegerMatrix&, std::uint64_t block, const float* x, std::uint64_t stride, std::uint64_t samples, float* out);
 
+    // The rest is null where there are no dot products of bytes.
+
+    // How many digits base 256 make integers of a sample that lose no more than sums of floats do: 3 or
+    // 4, or 0 = none, as half of the numbers are too small beside the largest, or one is not finite.
+    // *most = the largest magnitude.
+    int (*integers_planes)(const float* x, std::uint64_t columns, float* most);
+
+    // The digits of x * factor * second, rounded, 4 bytes a padded column and 64 more that may be
+    // written; and 4 sums of them for each `digit_chunk` columns of a group, in the order of the chunks.
+    void (*integers_digits)(const IntegerMatrix&, const float* x, float factor, float second, std::int8_t* digits, std::int32_t* sums);
+
+    // out[(s * blocks + b) * 16 + i] = sum over row i of block + b (1 or 2 blocks) of scale * (code - zero) *
+    // number. Exact in a chunk; then rounded to a float, scaled, and added chunk by chunk.
+    void (*integers_multiply)(const IntegerMatrix&, std::uint64_t block, std::uint64_t blocks, int planes, const std::int8_t* digits,
+                              std::uint64_t stride, const std::int32_t* sums, std::uint64_t sums_stride, std::uint64_t samples, float* out);
 
     // The next cell and state, as recurrent.hpp says.
     void (*lstm_gates)(const GateRows&);

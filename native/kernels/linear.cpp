@@ -1,22 +1,13 @@
 #include "linear.hpp"
 
 #include <algorithm>
-#include <cmath>
 #include <cstring>
 
+#include "row_finish.hpp"
 #include "threads.hpp"
 
 namespace tersor {
 namespace {
-
-int threads_for(std::size_t multiplications, int threads) {
-    return multiplications < least_for_threads ? 1 : threads;
-}
-
-void finish_row(const Kernels& k, float* out, std::size_t first, std::size_t rows, const Finish& f) {
-    k.finish_each(out, rows, f.scale == nullptr ? nullptr : f.scale + first,
-                  f.bias == nullptr ? nullptr : f.bias + first, f.activation);
-}
 
 // x with each sample padded by zeros to `padded` columns.
 const float* padded(const float* x, std::size_t batch, std::size_t columns, std::size_t padded) {
@@ -27,66 +18,6 @@ const float* padded(const float* x, std::size_t batch, std::size_t columns, std:
         std::fill(copy + b * padded + columns, copy + (b + 1) * padded, 0.0f);
     }
     return copy;
-}
-
-// Whether fixed-point numbers hold every sample: all are finite, and of those that are not zero at most
-// half are so much smaller than the largest that they would have fewer bits than a float.
-bool even(const float* x, std::size_t batch, std::size_t columns) {
-    constexpr float small = 1.0f / 1024;  // 2^20 units or fewer
-    for (std::size_t b = 0; b < batch; ++b, x += columns) {
-        float most = 0, nothing = 0;
-        for (std::size_t c = 0; c < columns; ++c) {
-            most = std::max(most, std::fabs(x[c]));
-            nothing += 0.0f * x[c];  // 0, but NaN for infinities and NaN
-        }
-        if (nothing != 0) return false;
-        std::size_t zeros = 0, low = 0;
-        for (std::size_t c = 0; c < columns; ++c) {
-            zeros += x[c] == 0;
-            low += std::fabs(x[c]) < small * most;
-        }
-        if (2 * (low - zeros) > columns - zeros) return false;
-    }
-    return true;
-}
-
-// A sample as 32-bit fixed-point numbers, 2^31 added, in planes of their bytes in the order of a row's
-// codes. Returns the value of one unit: the largest of the sample / 2^30.
-double fixed_point(const CodeMatrix& m, const float* x, std::uint8_t* planes) {
-    const std::size_t bytes = m.groups() * 64;
-    float most = 0;
-    for (std::size_t c = 0; c < m.columns; ++c) most = std::max(most, std::fabs(x[c]));
-    const double units = most > 0 ? std::ldexp(1.0, 30) / static_cast<double>(most) : 0;
-    for (std::size_t group = 0; group < m.groups(); ++group)
-        for (std::size_t in = 0; in < 64; ++in) {
-            const std::size_t column = group * 64 + in % 4 * 16 + in / 4;
-            const double value = column < m.columns ? static_cast<double>(x[column]) * units : 0;
-            // Adding 1.5 * 2^52 leaves the rounded number in the low bits.
-            const double shifted = value + 6755399441055744.0;
-            std::uint64_t bits;
-            std::memcpy(&bits, &shifted, sizeof bits);
-            bits += std::uint64_t{1} << 31;
-            for (std::size_t plane = 0; plane < 4; ++plane)
-                planes[plane * bytes + group * 64 + in] = static_cast<std::uint8_t>(bits >> (8 * plane));
-        }
-    return units > 0 ? 1 / units : 0;
-}
-
-void integers_linear(const CodeMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
-    const Kernels& k = kernels();
-    const std::size_t sample = m.groups() * 256;  // bytes
-    auto* planes = reinterpret_cast<std::uint8_t*>(scratch(1, batch * (sample / sizeof(float) + 2)));
-    auto* units = reinterpret_cast<double*>(planes + batch * sample);
-    for (std::size_t b = 0; b < batch; ++b) units[b] = fixed_point(m, x + b * m.columns, planes + b * sample);
-    constexpr std::size_t chunk = 32;
-    parallel((m.rows + chunk - 1) / chunk, threads_for(m.rows * m.columns * batch, threads), [&](std::size_t item) {
-        const std::size_t first = item * chunk, rows = std::min<std::size_t>(chunk, m.rows - first);
-        for (std::size_t b = 0; b < batch; ++b) {
-            float* to = out + b * m.rows + first;
-            k.integers_dot(m, first, rows, planes + b * sample, units[b], to);
-            finish_row(k, to, first, rows, f);
-        }
-    });
 }
 
 void one_by_one(const SparseMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
@@ -165,19 +96,19 @@ void sparse_linear(const SparseMatrix& m, const float* x, std::size_t batch, flo
 
 void codes_linear(const CodeMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
     const Kernels& k = kernels();
-    if (m.affine == 1 && k.integers_dot != nullptr && m.groups() <= (1 << 14) && even(x, batch, m.columns))
-        return integers_linear(m, x, batch, out, f, threads);
     const std::size_t wide = m.padded_columns();
     const float* from = padded(x, batch, m.columns, wide);
     constexpr std::size_t chunk = 32;
     parallel((m.rows + chunk - 1) / chunk, threads_for(m.rows * m.columns * batch, threads), [&](std::size_t item) {
         const std::size_t first = item * chunk, rows = std::min<std::size_t>(chunk, m.rows - first);
-        for (std::size_t b = 0; b < batch; ++b) {
-            float* to = out + b * m.rows + first;
-            k.codes_dot(m, first, rows, from + b * wide, to);
-            finish_row(k, to, first, rows, f);
-        }
+        k.codes_dot(m, first, rows, from, wide, batch, out + first, m.rows);
+        for (std::size_t b = 0; b < batch; ++b) finish_row(k, out + b * m.rows + first, first, rows, f);
     });
+}
+
+void dense_linear(const DenseMatrix& m, const float* x, std::size_t batch, float* out, const Finish& f, int threads) {
+    if (m.whole) return integers_linear(m.integers, x, m.integers.columns, batch, out, f, threads);
+    codes_linear(m.codes, x, batch, out, f, threads);
 }
 
 void linear_chain(const LinearLayer* layers, std::size_t count, const float* x, std::size_t batch, float* out, int threads) {
@@ -186,7 +117,7 @@ void linear_chain(const LinearLayer* layers, std::size_t count, const float* x, 
         const LinearLayer& layer = layers[i];
         float* to = i + 1 == count ? out : scratch(3 + static_cast<int>(i % 2), batch * layer.rows());
         if (layer.coded)
-            codes_linear(layer.codes, from, batch, to, layer.finish, threads);
+            dense_linear(layer.dense, from, batch, to, layer.finish, threads);
         else
             sparse_linear(layer.sparse, from, batch, to, layer.finish, threads);
         from = to;

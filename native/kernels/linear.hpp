@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "codes.hpp"
+#include "dense.hpp"
 #include "isa.hpp"
 #include "sparse.hpp"
 
@@ -26,12 +26,12 @@ constexpr std::size_t least_for_threads = 40000;
 // One of several layers of which each takes what the one before gives.
 struct LinearLayer {
     SparseMatrix sparse;
-    CodeMatrix codes;
-    bool coded = false;  // `codes` hold the weights, not `sparse`
+    DenseMatrix dense;
+    bool coded = false;  // `dense` holds the weights, not `sparse`
     Finish finish;
 
-    std::size_t rows() const { return coded ? codes.rows : sparse.rows; }
-    std::size_t columns() const { return coded ? codes.columns : sparse.columns; }
+    std::size_t rows() const { return coded ? dense.rows() : sparse.rows; }
+    std::size_t columns() const { return coded ? dense.columns() : sparse.columns; }
 };
 
 // out (batch, rows of the last) = the layers, one after another, applied to x (batch, columns of the first).
@@ -41,6 +41,14 @@ void linear_chain(const LinearLayer* layers, std::size_t count, const float* x, 
 void sparse_linear(const SparseMatrix& matrix, const float* x, std::size_t batch, float* out,
                    const Finish& finish, int threads);
 void codes_linear(const CodeMatrix& matrix, const float* x, std::size_t batch, float* out,
+                  const Finish& finish, int threads);
+
+// Samples are `stride` floats apart. Where bytes have dot products and a sample's numbers are not too
+// unlike, they become integers of 24 or 32 bits (see isa.hpp); else floats are multiplied.
+void integers_linear(const IntegerMatrix& matrix, const float* x, std::size_t stride, std::size_t batch, float* out,
+                     const Finish& finish, int threads);
+
+void dense_linear(const DenseMatrix& matrix, const float* x, std::size_t batch, float* out,
                   const Finish& finish, int threads);
 
 // out (count, columns) = rows of a matrix whose blocks have one row each. The ids are below `rows`.

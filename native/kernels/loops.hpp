@@ -8,6 +8,7 @@
 #include "multiply.hpp"
 #include "finishing.hpp"
 #include "code_dots.hpp"
+#include "integer_dots.hpp"
 #include "gates.hpp"
 
-extern const Kernels table = {isa_name, width, dot, multiply, finish, copy, finish_each, transpose, codes_dot, integers_dot, lstm_gates, gru_gates};
+extern const Kernels table = {isa_name, width, dot, multiply, finish, copy, finish_each, transpose, codes_dot, integers_floats, integers_planes, integers_digits, integers_multiply, lstm_gates, gru_gates};

@@ -50,7 +50,7 @@ struct Run {
     // The s-th step that is taken.
     std::size_t step(std::size_t s) const { return layer.reverse ? steps - 1 - s : s; }
     std::size_t multiplications(const PackedMatrix& m, std::size_t samples) const {
-        return (m.coded ? m.codes.rows * m.codes.columns : m.sparse.entries) * samples;
+        return (m.coded ? m.rows() * m.columns() : m.sparse.entries) * samples;
     }
 
     void add_biases() {
@@ -71,7 +71,8 @@ struct Run {
     // ---- a row of gates for each sample: few samples, or matrices of codes
 
     void by_sample() {
-        const std::size_t wide = layer.recurrent.coded ? layer.recurrent.codes.padded_columns() : (hidden + slack - 1) / slack * slack;
+        const bool codes = layer.recurrent.coded && !layer.recurrent.dense.whole;
+        const std::size_t wide = codes ? layer.recurrent.dense.codes.padded_columns() : (hidden + slack - 1) / slack * slack;
         const std::size_t window = std::max<std::size_t>(1, std::min(steps, window_samples / batch));
         float* projected = scratch(projected_slot, window * batch * rows + slack);
         float* sums = scratch(sums_slot, batch * rows + slack);
@@ -107,7 +108,7 @@ struct Run {
     void project(const float* from, std::size_t samples, float* to) const {
         const Finish finish{nullptr, bias, Activation::none};
         if (layer.input.coded)
-            codes_linear(layer.input.codes, from, samples, to, finish, threads);
+            dense_linear(layer.input.dense, from, samples, to, finish, threads);
         else
             sparse_linear(layer.input.sparse, from, samples, to, finish, threads);
     }
@@ -115,16 +116,13 @@ struct Run {
     // sums (batch, rows) = U state, whose samples are `wide` floats apart.
     void multiply_samples(const float* state, std::size_t wide, float* sums) const {
         const PackedMatrix& m = layer.recurrent;
+        if (m.coded && m.dense.whole) return integers_linear(m.dense.integers, state, wide, batch, sums, {}, threads);
         constexpr std::size_t chunk = 32;
         const std::size_t items = m.coded ? (rows + chunk - 1) / chunk : m.sparse.blocks();
         parallel(items, threads_for(multiplications(m, batch), threads), [&](std::size_t item) {
             const std::size_t first = item * (m.coded ? chunk : m.sparse.row_block);
-            for (std::size_t b = 0; b < batch; ++b) {
-                if (m.coded)
-                    k.codes_dot(m.codes, first, std::min(chunk, rows - first), state + b * wide, sums + b * rows + first);
-                else
-                    k.dot(m.sparse, item, state + b * wide, sums + b * rows + first);
-            }
+            if (m.coded) return k.codes_dot(m.dense.codes, first, std::min(chunk, rows - first), state, wide, batch, sums + first, rows);
+            for (std::size_t b = 0; b < batch; ++b) k.dot(m.sparse, item, state + b * wide, sums + b * rows + first);
         });
     }
 

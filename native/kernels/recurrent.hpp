@@ -4,7 +4,7 @@
 #include <cstddef>
 #include <cstdint>
 
-#include "codes.hpp"
+#include "dense.hpp"
 #include "sparse.hpp"
 
 namespace tersor {
@@ -14,11 +14,11 @@ enum class Cell : int { lstm = 0, gru = 1 };
 // A packed matrix of either kind: the other one is empty.
 struct PackedMatrix {
     SparseMatrix sparse;
-    CodeMatrix codes;
-    bool coded = false;
+    DenseMatrix dense;
+    bool coded = false;  // it is `dense`
 
-    std::uint64_t rows() const { return coded ? codes.rows : sparse.rows; }
-    std::uint64_t columns() const { return coded ? codes.columns : sparse.columns; }
+    std::uint64_t rows() const { return coded ? dense.rows() : sparse.rows; }
+    std::uint64_t columns() const { return coded ? dense.columns() : sparse.columns; }
 };
 
 // i, f, g, o = the four parts of W x + b + U h + b', of `hidden` rows each:

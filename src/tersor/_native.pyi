@@ -1,4 +1,4 @@
-from numpy import bool_, float32, float64, int64, uint8, uint16, uint64
+from numpy import bool_, float32, float64, int16, int64, uint8, uint16, uint64
 from numpy.typing import NDArray
 
 class FormatError(ValueError):
@@ -196,25 +196,39 @@ def sparse_convolution(
 ) -> None:
     """out = activation(conv2d(x, weights) * scale + bias), tensors by address; 0 = none."""
 
-def codes_bytes(rows: int, columns: int, bits: int, affine: bool) -> int:
+def codes_bytes(rows: int, columns: int, bits: int, row_books: bool) -> int:
     """Bytes of a matrix of codes. ValueError: it cannot be represented."""
 
 def codes_pack(
     rows: int,
     columns: int,
     bits: int,
-    affine: bool,
+    row_books: bool,
     codes: NDArray[uint16],
-    table: NDArray[float32],
+    books: NDArray[float32],
     out: NDArray[uint8],
 ) -> None:
-    """Fill `out` with a matrix of codes; `table` is the codebook, or each row's scale."""
+    """Fill `out` with a matrix of codes; `books` is the codebook, or those of the rows."""
 
-def codes_shape(weights: int, size: int) -> tuple[int, int, int, bool]:
-    """rows, columns, bits and whether they are integers, of the codes at an address."""
+def integers_bytes(rows: int, columns: int, bits: int, group: int) -> int:
+    """Bytes of a matrix of integers. ValueError: it cannot be represented."""
+
+def integers_pack(
+    rows: int,
+    columns: int,
+    bits: int,
+    group: int,
+    integers: NDArray[int16],
+    scales: NDArray[float32],
+    out: NDArray[uint8],
+) -> None:
+    """Fill `out` with integers, and a scale for each row and each `group` columns."""
+
+def codes_shape(weights: int, size: int) -> tuple[int, int]:
+    """rows and columns of the codes or integers at an address."""
 
 def codes_dense(weights: int, size: int, out: int) -> None:
-    """Write all values of a matrix of codes."""
+    """Write all values of a matrix of codes or integers."""
 
 def codes_linear(
     weights: int,
@@ -227,7 +241,7 @@ def codes_linear(
     activation: int,
     threads: int,
 ) -> None:
-    """As `sparse_linear`, for a matrix of codes."""
+    """As `sparse_linear`, for a matrix of codes or integers."""
 
 def recurrent(
     cell: int,

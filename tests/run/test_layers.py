@@ -20,7 +20,7 @@ from tersor.run.layers import (
     DeployedMaxPool2d,
 )
 
-LINEAR = ["sparse", "values", "codes", "integers", "csr"]
+LINEAR = ["sparse", "values", "codes", "int8", "csr"]
 
 
 class Tagger(nn.Module):

@@ -144,22 +144,39 @@ def linear(rows, columns, density, values):
     return layer
 
 
+def on_grid(rows, columns, bits, group):
+    """A layer of integers with a scale for each row and group."""
+    layer = nn.Linear(columns, rows)
+    generator = torch.Generator().manual_seed(0)
+    half = 1 << (bits - 1)
+    integers = torch.randint(-half, half, (rows, columns), generator=generator)
+    scales = torch.rand(rows, -(-columns // group), generator=generator) + 0.01
+    with torch.no_grad():
+        layer.weight.copy_(integers * scales.repeat_interleave(group, 1)[:, :columns])
+    return layer
+
+
 @pytest.mark.parametrize(
     ("layer", "sizes", "expected"),
     [
         (linear(300, 500, 0.1, 15), (1,), ["sparse/4096", "sparse/256", "codes", "csr"]),
         (linear(300, 500, 0.1, 15), (1, 64), ["sparse/4096", "sparse/256", "codes", "csr"]),
-        (linear(300, 500, 0.1, 15), (64,), ["sparse/4096", "sparse/256", "csr"]),
-        (linear(300, 500, 0.1, 5000), (1,), ["sparse/32768", "sparse/256", "csr"]),
+        (linear(300, 500, 0.1, 15), (64,), ["sparse/4096", "sparse/256", "codes", "csr"]),
+        (linear(300, 500, 0.1, 5000), (1,), ["sparse/32768", "sparse/256", "scaled/256", "csr"]),
         (
             linear(300, 500, 0.1, 200),
             (64,),
             ["sparse/256", "values/4096", "values/256", "csr"],
         ),
-        (linear(300, 500, 0.9, 15), (1,), ["codes", "integers"]),
-        (linear(300, 500, 0.9, 15), (64,), []),
-        (linear(300, 500, 0.9, 5000), (1,), ["integers"]),
-        (linear(50, 50, 0.9, 15), (64,), ["sparse/4096"]),
+        (linear(300, 500, 0.9, 15), (1,), ["codes"]),
+        (linear(300, 500, 0.9, 15), (64,), ["codes"]),
+        (linear(300, 500, 0.9, 200), (1,), ["codes", "row codes"]),
+        (linear(300, 500, 0.9, 200), (64,), ["row codes"]),
+        (linear(300, 500, 0.9, 5000), (1,), ["row codes"]),
+        (linear(50, 50, 0.9, 15), (64,), ["sparse/4096", "codes"]),
+        (on_grid(110, 500, 8, 500), (1,), ["int8", "row codes"]),
+        (on_grid(110, 500, 4, 128), (64,), ["int4 group 128", "row codes"]),
+        (on_grid(110, 500, 2, 32), (64,), ["int2 group 32", "row codes"]),
     ],
 )
 def test_kernels_are_timed_where_values_and_batches_allow_them(layer, sizes, expected):

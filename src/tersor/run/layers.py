@@ -22,12 +22,15 @@ class DeployedLinear(OfOneTensor):
 
     Args:
         matrix: how `packed` is laid out.
-        packed: bytes of the weight, from `pack_sparse`, `pack_codes` or `pack_integers`.
+        packed: bytes of the weight, from `pack_sparse`, `pack_codes`, `pack_row_codes` or
+            `pack_integers`.
         out_features, in_features: sides of the weight.
+        row_scale: (out_features,), the weight is `packed` times it; None = 1.
         scale, bias: (out_features,) or None.
     """
 
     packed: Tensor
+    packed_scale: Tensor | None
     scale: Tensor | None
     bias: Tensor | None
 
@@ -40,6 +43,7 @@ class DeployedLinear(OfOneTensor):
         out_features: int,
         in_features: int,
         *,
+        row_scale: Tensor | None = None,
         scale: Tensor | None = None,
         bias: Tensor | None = None,
         activation: Activation = "none",
@@ -50,13 +54,15 @@ class DeployedLinear(OfOneTensor):
         self.activation = activation
         self._activation = ACTIVATIONS.index(activation)
         self.register_buffer("packed", packed)
+        self.register_buffer("packed_scale", _vector(row_scale))
         self.register_buffer("scale", _vector(scale))
         self.register_buffer("bias", _vector(bias))
 
     @property
     def weight(self) -> Tensor:
         """(out_features, in_features), made from the storage."""
-        return dense_of(self.matrix, self.packed, self.out_features, self.in_features)
+        full = dense_of(self.matrix, self.packed, self.out_features, self.in_features)
+        return _product(self.packed_scale, full)
 
     def call(self) -> Call:
         """The layer by the addresses of its tensors."""
@@ -73,7 +79,8 @@ class DeployedLinear(OfOneTensor):
 
     def _weight(self) -> tuple[Tensor, int, int, Tensor | None, Tensor | None, int]:
         sides = (self.out_features, self.in_features)
-        return self.packed, *sides, self.scale, self.bias, self._activation
+        scale = _of_rows(self.packed_scale, self.scale)
+        return self.packed, *sides, scale, self.bias, self._activation
 
     def extra_repr(self) -> str:
         return (
@@ -90,9 +97,11 @@ class DeployedConv2d(OfOneTensor):
     Args:
         packed: bytes of the weight, (out_channels, C * kernel height * kernel width).
         groups: of the layer that it replaces; in `packed` the other groups' weights are zero.
+        row_scale: (out_channels,), the weight is `packed` times it; None = 1.
     """
 
     packed: Tensor
+    packed_scale: Tensor | None
     scale: Tensor | None
     bias: Tensor | None
 
@@ -104,6 +113,7 @@ class DeployedConv2d(OfOneTensor):
         layer: nn.Conv2d,
         *,
         padding: tuple[int, int],
+        row_scale: Tensor | None = None,
         scale: Tensor | None = None,
         bias: Tensor | None = None,
         activation: Activation = "none",
@@ -119,6 +129,7 @@ class DeployedConv2d(OfOneTensor):
         self._activation = ACTIVATIONS.index(activation)
         self._columns = layer.in_channels * self.kernel_size[0] * self.kernel_size[1]
         self.register_buffer("packed", packed)
+        self.register_buffer("packed_scale", _vector(row_scale))
         self.register_buffer("scale", _vector(scale))
         self.register_buffer("bias", _vector(bias))
 
@@ -126,6 +137,7 @@ class DeployedConv2d(OfOneTensor):
     def weight(self) -> Tensor:
         """(out_channels, C / groups, kh, kw), made from the storage."""
         full = dense_of("sparse", self.packed, self.out_channels, self._columns)
+        full = _product(self.packed_scale, full)
         full = full.view(self.groups, self.out_channels // self.groups, self.groups, -1)
         own = torch.stack([full[g, :, g] for g in range(self.groups)])
         shape = (self.out_channels, self.in_channels // self.groups, *self.kernel_size)
@@ -145,7 +157,7 @@ class DeployedConv2d(OfOneTensor):
         return self.packed, self.out_channels, self._columns
 
     def _finish(self) -> tuple[Tensor | None, Tensor | None, int]:
-        return self.scale, self.bias, self._activation
+        return _of_rows(self.packed_scale, self.scale), self.bias, self._activation
 
     def _geometry(self) -> tuple[tuple[int, int], ...]:
         return self.kernel_size, self.stride, self.padding, self.dilation
@@ -315,6 +327,17 @@ def dense_of(matrix: Matrix, packed: Tensor, rows: int, columns: int) -> Tensor:
     unpack: dict[str, Any] = {"sparse": _native.sparse_dense, "codes": _native.codes_dense}
     unpack[matrix](packed.data_ptr(), packed.numel(), out.data_ptr())
     return out
+
+
+def _product(row_scale: Tensor | None, matrix: Tensor) -> Tensor:
+    return matrix if row_scale is None else matrix * row_scale.unsqueeze(1)
+
+
+def _of_rows(row_scale: Tensor | None, scale: Tensor | None) -> Tensor | None:
+    """What the sums of the rows are multiplied with."""
+    if row_scale is None or scale is None:
+        return scale if row_scale is None else row_scale
+    return row_scale * scale
 
 
 def _vector(values: Tensor | None) -> Tensor | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import torch
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor import _native
+from tersor.run.grids import Grid, grid_of, row_books
 
 _MOST_CODES = 256
 _NO_CODES = np.zeros(0, np.uint16)
@@ -38,6 +40,11 @@ class Entries:
     @property
     def density(self) -> float:
         return len(self.positions) / (self.rows * self.columns)
+
+    @cached_property
+    def grid(self) -> Grid | None:
+        """The integers and scales that all weights are made of, the zeros included."""
+        return grid_of(self.dense().numpy())
 
     def dense(self) -> Tensor:
         """The matrix, (rows, columns)."""
@@ -182,66 +189,43 @@ def pack_codes(entries: Entries) -> Tensor | None:
     return _packed_codes(entries, bits, False, codes, book.astype(np.float32))
 
 
+def pack_row_codes(entries: Entries) -> Tensor | None:
+    """A matrix of 4-bit codes with a codebook for each row, as bytes; None if a row has more."""
+    found = row_books(entries.dense().numpy())
+    return None if found is None else _packed_codes(entries, 4, True, found[1].ravel(), found[0])
+
+
 def pack_integers(entries: Entries) -> Tensor | None:
-    """A matrix of signed 8-bit integers with a scale for each row, as bytes.
-
-    None unless every weight is exactly integer * scale in float32: an affine grid around zero.
-    """
-    rows, columns = entries.rows, entries.columns
-    if entries.book is not None and entries.codes is not None:
-        values = entries.book[entries.codes]
-    else:
-        values = entries.values if entries.values is not None else _NO_VALUES
-    ends = np.searchsorted(entries.positions, np.arange(rows + 1, dtype=np.int64) * columns)
-    scales = np.ones(rows, np.float32)
-    codes = np.zeros(rows * columns, np.uint16)
-    for row in range(rows):
-        of_row = values[ends[row] : ends[row + 1]]
-        if len(of_row) == 0:
-            continue
-        grid = _grid(of_row)
-        if grid is None:
-            return None
-        scales[row], integers = grid
-        codes[entries.positions[ends[row] : ends[row + 1]]] = integers & 255
-    return _packed_codes(entries, 8, True, codes, scales)
-
-
-def _grid(values: NDArray[np.float32]) -> tuple[np.float32, NDArray[np.int64]] | None:
-    """The scale and the integers, -128 to 127, that give these values exactly."""
-    sides = np.unique(np.abs(values))
-    if not np.isfinite(sides).all():
+    """A dense matrix of integers of 2, 4 or 8 bits with scales, as bytes; None if it is no grid."""
+    grid = entries.grid
+    if grid is None:
         return None
-    # The step is the least value divided by an integer, and the largest one tells it best.
-    for divisor in range(1, 129):
-        steps = round(float(sides[-1]) / (float(sides[0]) / divisor))
-        if steps > 128:
-            return None
-        scale = np.float32(sides[-1] / np.float32(steps))
-        for candidate in (
-            scale,
-            np.nextafter(scale, np.float32(0)),
-            np.nextafter(scale, sides[-1]),
-        ):
-            if candidate == 0:  # below the least denormal number
-                continue
-            integers = np.rint(values / candidate).astype(np.int64)
-            fits = integers.min() >= -128 and integers.max() <= 127
-            if fits and np.array_equal(integers.astype(np.float32) * candidate, values):
-                return candidate, integers
-    return None
+    sides = entries.rows, entries.columns, grid.bits, grid.group
+    out = torch.empty(_native.integers_bytes(*sides), dtype=torch.uint8)
+    _native.integers_pack(*sides, grid.integers.ravel(), grid.scales.ravel(), out.numpy())
+    return out
+
+
+def scaled_rows(entries: Entries) -> tuple[Entries, Tensor] | None:
+    """The entries as integers of at most 256 values and a scale for each row, or None."""
+    grid = entries.grid
+    if grid is None or grid.group != entries.columns:
+        return None
+    integers = grid.integers.ravel()[entries.positions].astype(np.float32)
+    made = coded(entries.rows, entries.columns, entries.positions, integers)
+    return None if made.book is None else (made, torch.from_numpy(grid.scales.ravel()))
 
 
 def _packed_codes(
     entries: Entries,
     bits: int,
-    affine: bool,
+    row_books: bool,
     codes: NDArray[np.uint16],
-    table: NDArray[np.float32],
+    books: NDArray[np.float32],
 ) -> Tensor:
-    rows, columns = entries.rows, entries.columns
-    out = torch.empty(_native.codes_bytes(rows, columns, bits, affine), dtype=torch.uint8)
-    _native.codes_pack(rows, columns, bits, affine, codes, table, out.numpy())
+    sides = entries.rows, entries.columns, bits, row_books
+    out = torch.empty(_native.codes_bytes(*sides), dtype=torch.uint8)
+    _native.codes_pack(*sides, codes, books.ravel(), out.numpy())
     return out
 
 
@@ -260,8 +244,16 @@ def refusal(given: Tensor, own: Tensor) -> str:
             if here[2] != there[2]:
                 return f"blocks of {here[2]} rows, expected {there[2]}"
             _native.sparse_check(given.numpy())
-        elif _native.codes_bytes(here[0], here[1], here[2], bool(here[3])) != len(given):
+        elif _bytes_of(given) != len(given):
             return f"codes of {here[2]} bits in {len(given)} bytes"
     except ValueError as error:
         return str(error)
     return ""
+
+
+def _bytes_of(packed: Tensor) -> int:
+    """Bytes that a dense matrix takes by its head."""
+    rows, columns, bits, last = packed[8:40].view(torch.int64).tolist()
+    if bytes(packed[:7].tolist()) == b"INTEGER":
+        return _native.integers_bytes(rows, columns, bits, last)
+    return _native.codes_bytes(rows, columns, bits, bool(last))

@@ -30,7 +30,10 @@ class LayerPlan:
         kind: class of the layer.
         kernel: what runs it: "dense" is the layer as it was; "csr" torch's own sparse rows;
             "sparse/4096" entries with codes in tiles of 4,096 columns; "values/4096" entries with
-            their values; "codes" all weights as codes; "integers" as 8-bit integers.
+            their values; "scaled/256" entries with integers as codes and a scale for each row;
+            "codes" all weights as codes; "row codes" those with a codebook for each row; "int8" as
+            integers with a scale for each row, "int4 group 128" with one for each 128 columns of a
+            row; "integers" the several matrices of a layer as such.
         density: share of the weights that are not zero.
         weight_bytes, dense_bytes: of the weights in memory, as they are run and in float32.
         milliseconds: candidate to batch size to median time of a call, with what it takes over.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeGuard
@@ -27,7 +28,9 @@ from tersor.run.packing import (
     code_bits,
     pack_codes,
     pack_integers,
+    pack_row_codes,
     pack_sparse,
+    scaled_rows,
     widest_tile,
 )
 from tersor.run.recurrent import DeployedRecurrent
@@ -39,6 +42,7 @@ _DENSEST = 0.7  # share of kept weights above which a large sparse matrix was ne
 _SMALL = 50_000  # weights of a layer whose time is mostly that of a call
 _TILES = (1024, 256)  # besides the widest
 _CONV_BLOCK = 32
+_INTEGERS = re.compile(r"integers|int[248]( group [1-9][0-9]{0,9})?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,6 +91,15 @@ class Site:
             )
         scale, bias = self._scale_and_bias()
         activation = self._activation()
+        row_scale = None
+        if kernel.startswith("scaled/"):
+            turned = isinstance(layer, nn.Conv2d | nn.Linear)
+            scaled = scaled_rows(entries if turned else entries.transposed())
+            if scaled is None:
+                return None
+            entries, row_scale = scaled
+        elif not isinstance(layer, nn.Conv2d | nn.Linear):  # Hugging Face's Conv1D, (in, out)
+            entries = entries.transposed()
         if isinstance(layer, nn.Conv2d):
             entries = entries.spread(layer.groups)
             packed = _packed(kernel, entries, row_block=_CONV_BLOCK)
@@ -98,12 +111,11 @@ class Site:
                 packed[1],
                 layer,
                 padding=_padding(layer),
+                row_scale=row_scale,
                 scale=scale,
                 bias=bias,
                 activation=activation,
             )
-        if not isinstance(layer, nn.Linear):  # Hugging Face's Conv1D, (in, out)
-            entries = entries.transposed()
         if kernel == "csr":
             if scale is not None or activation != "none":
                 return None
@@ -117,6 +129,7 @@ class Site:
             *packed,
             entries.rows,
             entries.columns,
+            row_scale=row_scale,
             scale=scale,
             bias=bias,
             activation=activation,
@@ -128,11 +141,13 @@ class Site:
         kind, _, tile = kernel.partition("/")
         if isinstance(layer, nn.MaxPool2d):
             return kernel == "pool"
-        if kind in ("sparse", "values"):
+        if kind == "scaled" and not isinstance(layer, nn.Conv2d) and not self._is_linear():
+            return False
+        if kind in ("sparse", "values", "scaled"):
             return tile.isascii() and tile.isdecimal() and len(tile) <= 5 and int(tile) > 0
         if kernel == "folded":
             return self.norm is not None
-        if kernel in ("codes", "integers"):
+        if kernel in ("codes", "row codes") or _INTEGERS.fullmatch(kernel):
             return not isinstance(layer, nn.Conv2d | nn.Embedding)
         attention_or_other = nn.Conv2d | nn.Embedding | nn.MultiheadAttention | nn.RNNBase
         return kernel == "csr" and not isinstance(layer, attention_or_other)
@@ -155,18 +170,34 @@ class Site:
             found += [f"sparse/{tile}" for tile in _tiles(widest, columns)]
             if any(code_bits(e) > 4 for e in all_of):
                 found += [f"values/{tile}" for tile in _tiles(4096, columns)]
+            if not few and (isinstance(layer, nn.Conv2d) or self._is_linear()):
+                found += [f"scaled/{tile}" for tile in _tiles(256, columns)]
         if isinstance(layer, nn.Embedding):
             return found[:1]
         if isinstance(layer, nn.Conv2d):
             return found
-        # Above a few samples a matrix of codes is unpacked for each: never the fastest.
-        if min(batch_sizes) <= 8 and few:
+        # Above a few samples looking up codes of 8 bits was never the fastest.
+        short = all(e.book is not None and len(e.book) <= 16 for e in all_of)
+        if few and (short or min(batch_sizes) <= 8):
             found.append("codes")
-        if min(batch_sizes) <= 8 and kept > 0.2:
-            found.append("integers")
+        if kept > 0.2:
+            found += ["integers"] if len(all_of) > 1 else self._integers(all_of[0])
+            if not short:
+                found.append("row codes")
         if kept <= _DENSEST and not isinstance(layer, nn.MultiheadAttention | nn.RNNBase):
             found.append("csr")
         return found
+
+    def _integers(self, entries: Entries) -> list[str]:
+        """The kernel for the integers of a weight, by its name."""
+        turned = self._is_linear() and not isinstance(self.layer, nn.Linear)
+        grid = (entries.transposed() if turned else entries).grid
+        return [] if grid is None else [grid.name]
+
+    def _is_linear(self) -> bool:
+        """Whether it is a linear layer, torch's or Hugging Face's Conv1D."""
+        kinds = nn.Conv2d | nn.Embedding | nn.MultiheadAttention | nn.RNNBase | nn.MaxPool2d
+        return not isinstance(self.layer, kinds)
 
     def _scale_and_bias(self) -> tuple[Tensor | None, Tensor | None]:
         bias = getattr(self.layer, "bias", None)
@@ -327,8 +358,13 @@ def _packed(
     if kernel == "codes":
         packed = pack_codes(entries)
         return None if packed is None else ("codes", packed)
-    if kernel == "integers":
-        packed = pack_integers(entries)
+    if kernel == "row codes":
+        packed = pack_row_codes(entries)
+        return None if packed is None else ("codes", packed)
+    if _INTEGERS.fullmatch(kernel):
+        grid = entries.grid
+        fits = grid is not None and kernel in ("integers", grid.name)
+        packed = pack_integers(entries) if fits else None
         return None if packed is None else ("codes", packed)
     kind, _, tile = kernel.partition("/")
     if kind == "values" and entries.codes is not None and entries.book is not None:
