@@ -98,12 +98,15 @@ static inline void codes_tile(const CodeMatrix& m, std::uint64_t first, const fl
     const std::uint64_t groups = m.groups();
     const std::uint8_t* group = m.codes + first * groups * 64;
     __m512 sum[rows][samples], centroids[rows];
+#pragma GCC unroll 4
     for (int r = 0; r < rows; ++r) {
         centroids[r] = _mm512_loadu_ps(m.book(first + static_cast<std::uint64_t>(r)));
+#pragma GCC unroll 4
         for (int s = 0; s < samples; ++s) sum[r][s] = _mm512_setzero_ps();
     }
     for (std::uint64_t g = 0; g < groups; ++g, group += 64, x += 16 * codes) {
         __m512i words[rows];
+#pragma GCC unroll 4
         for (int r = 0; r < rows; ++r) {
             words[r] = _mm512_loadu_si512(group + static_cast<std::uint64_t>(r) * groups * 64);
             if (samples <= 2) __builtin_prefetch(group + static_cast<std::uint64_t>(rows + r) * groups * 64);
@@ -111,7 +114,9 @@ static inline void codes_tile(const CodeMatrix& m, std::uint64_t first, const fl
 #pragma GCC unroll 4
         for (int k = 0; k < codes; ++k) {
             __m512 of_x[samples];
+#pragma GCC unroll 4
             for (int s = 0; s < samples; ++s) of_x[s] = _mm512_loadu_ps(x + static_cast<std::uint64_t>(s) * stride + 16 * k);
+#pragma GCC unroll 4
             for (int r = 0; r < rows; ++r) {
                 __m512 value;
                 if (bits == 8)
@@ -119,11 +124,14 @@ static inline void codes_tile(const CodeMatrix& m, std::uint64_t first, const fl
                 else
                     value = _mm512_permutexvar_ps(words[r], centroids[r]);
                 words[r] = _mm512_srli_epi32(words[r], bits);
+#pragma GCC unroll 4
                 for (int s = 0; s < samples; ++s) sum[r][s] = _mm512_fmadd_ps(value, of_x[s], sum[r][s]);
             }
         }
     }
+#pragma GCC unroll 4
     for (int r = 0; r < rows; ++r)
+#pragma GCC unroll 4
         for (int s = 0; s < samples; ++s) out[static_cast<std::uint64_t>(s) * out_stride + static_cast<std::uint64_t>(r)] = _mm512_reduce_add_ps(sum[r][s]);
 }
 #endif
