@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TypeGuard
@@ -13,7 +12,7 @@ from torch import Tensor, nn
 from tersor.core.call_order import hooked, norm_of
 from tersor.run import attention, recurrent
 from tersor.run.attention import DeployedAttention
-from tersor.run.calls import Activation, Matrix
+from tersor.run.calls import Activation
 from tersor.run.deployed import Deployed
 from tersor.run.following import NOTHING, Following, activation_of
 from tersor.run.layers import (
@@ -23,16 +22,8 @@ from tersor.run.layers import (
     DeployedLinear,
     DeployedMaxPool2d,
 )
-from tersor.run.packing import (
-    Entries,
-    code_bits,
-    pack_codes,
-    pack_integers,
-    pack_row_codes,
-    pack_sparse,
-    scaled_rows,
-    widest_tile,
-)
+from tersor.run.naming import laid_out, of_integers, tiles
+from tersor.run.packing import Entries, code_bits, scaled_rows, widest_tile
 from tersor.run.recurrent import DeployedRecurrent
 
 Source = Callable[[str], Entries]
@@ -40,9 +31,7 @@ Source = Callable[[str], Entries]
 
 _DENSEST = 0.7  # share of kept weights above which a large sparse matrix was never the fastest
 _SMALL = 50_000  # weights of a layer whose time is mostly that of a call
-_TILES = (1024, 256)  # besides the widest
 _CONV_BLOCK = 32
-_INTEGERS = re.compile(r"integers|int[248]( group [1-9][0-9]{0,9})?")
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,7 +72,7 @@ class Site:
             return DeployedMaxPool2d(self.name, layer)
         entries = source("weight")
         if isinstance(layer, nn.Embedding):
-            packed = _packed(kernel, entries, row_block=1)
+            packed = laid_out(kernel, entries, row_block=1)
             if packed is None:
                 return None
             return DeployedEmbedding(
@@ -102,7 +91,7 @@ class Site:
             entries = entries.transposed()
         if isinstance(layer, nn.Conv2d):
             entries = entries.spread(layer.groups)
-            packed = _packed(kernel, entries, row_block=_CONV_BLOCK)
+            packed = laid_out(kernel, entries, row_block=_CONV_BLOCK)
             if packed is None:
                 return None
             return DeployedConv2d(
@@ -120,7 +109,7 @@ class Site:
             if scale is not None or activation != "none":
                 return None
             return CsrLinear(self.name, entries.dense(), bias)
-        packed = _packed(kernel, entries)
+        packed = laid_out(kernel, entries)
         if packed is None:
             return None
         return DeployedLinear(
@@ -147,7 +136,7 @@ class Site:
             return tile.isascii() and tile.isdecimal() and len(tile) <= 5 and int(tile) > 0
         if kernel == "folded":
             return self.norm is not None
-        if kernel in ("codes", "row codes") or _INTEGERS.fullmatch(kernel):
+        if kernel in ("codes", "row codes") or of_integers(kernel):
             return not isinstance(layer, nn.Conv2d | nn.Embedding)
         attention_or_other = nn.Conv2d | nn.Embedding | nn.MultiheadAttention | nn.RNNBase
         return kernel == "csr" and not isinstance(layer, attention_or_other)
@@ -167,11 +156,11 @@ class Site:
             columns = max(e.columns for e in all_of)
             if isinstance(layer, nn.Conv2d):
                 columns *= layer.groups
-            found += [f"sparse/{tile}" for tile in _tiles(widest, columns)]
+            found += [f"sparse/{tile}" for tile in tiles(widest, columns)]
             if any(code_bits(e) > 4 for e in all_of):
-                found += [f"values/{tile}" for tile in _tiles(4096, columns)]
+                found += [f"values/{tile}" for tile in tiles(4096, columns)]
             if not few and (isinstance(layer, nn.Conv2d) or self._is_linear()):
-                found += [f"scaled/{tile}" for tile in _tiles(256, columns)]
+                found += [f"scaled/{tile}" for tile in tiles(256, columns)]
         if isinstance(layer, nn.Embedding):
             return found[:1]
         if isinstance(layer, nn.Conv2d):
@@ -220,7 +209,7 @@ class Site:
             nonlocal fits
             entries = source(weight)
             part = entries.some_rows(first, last) if weight == "in_proj_weight" else entries
-            packed = _packed(kernel, part)
+            packed = laid_out(kernel, part)
             fits = fits and packed is not None
             matrix, storage = packed or ("sparse", torch.zeros(0, dtype=torch.uint8))
             name = f"{self.name}.{weight}"
@@ -232,7 +221,7 @@ class Site:
     def _recurrent(
         self, layer: nn.LSTM | nn.GRU, kernel: str, source: Source
     ) -> DeployedRecurrent | None:
-        packed = {name: _packed(kernel, source(name)) for name in self.weights}
+        packed = {name: laid_out(kernel, source(name)) for name in self.weights}
         found = {name: p for name, p in packed.items() if p is not None}
         if len(found) < len(packed):
             return None
@@ -345,30 +334,3 @@ def _padding(layer: nn.Conv2d) -> tuple[int, int]:
         y, x = (reach // 2 for reach in _reach(layer))
         return y, x
     return int(layer.padding[0]), int(layer.padding[1])
-
-
-def _tiles(widest: int, columns: int) -> list[int]:
-    """Tiles worth timing: one that holds as many columns as it may, and narrower ones."""
-    return sorted({min(widest, t) for t in (widest, *_TILES) if t < columns or t == widest})[::-1]
-
-
-def _packed(
-    kernel: str, entries: Entries, *, row_block: int | None = None
-) -> tuple[Matrix, Tensor] | None:
-    if kernel == "codes":
-        packed = pack_codes(entries)
-        return None if packed is None else ("codes", packed)
-    if kernel == "row codes":
-        packed = pack_row_codes(entries)
-        return None if packed is None else ("codes", packed)
-    if _INTEGERS.fullmatch(kernel):
-        grid = entries.grid
-        fits = grid is not None and kernel in ("integers", grid.name)
-        packed = pack_integers(entries) if fits else None
-        return None if packed is None else ("codes", packed)
-    kind, _, tile = kernel.partition("/")
-    if kind == "values" and entries.codes is not None and entries.book is not None:
-        entries = replace(entries, codes=None, book=None, values=entries.book[entries.codes])
-    return "sparse", pack_sparse(
-        entries, tile=min(int(tile), widest_tile(entries)), row_block=row_block
-    )
