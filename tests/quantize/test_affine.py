@@ -196,3 +196,20 @@ def test_bits_out_of_range_are_named(bits):
 def test_an_unknown_range_is_answered_with_a_near_miss():
     with pytest.raises(ConfigError, match="range 'minmx': did you mean 'minmax'"):
         Affine(range="minmx")
+
+
+def test_what_lies_beyond_the_range_goes_to_its_ends():
+    grid = Affine(4, "tensor").fit(torch.tensor([[-3.5, 7.0]]))
+    assert grid.round(torch.tensor([[-1e9, 1e9]])).tolist() == [[-7.0, 7.0]]
+    assert [end.item() for end in grid.bounds()] == [-7.0, 7.0]
+    grid = Affine(2, "tensor", symmetric=False).fit(torch.tensor([[-1.0, 2.0]]))
+    assert grid.round(torch.tensor([[-1e9, 1e9]])).tolist() == [[-1.0, 2.0]]
+    assert [end.item() for end in grid.bounds()] == [-1.0, 2.0]
+
+
+def test_a_range_that_does_not_hold_zero_is_widened():
+    weight = torch.linspace(100, 101, 50)[None]
+    grid = Affine(8, "tensor", symmetric=False, range="percentile").fit(weight)
+    assert grid.bounds()[0] == 0
+    assert ((grid.round(weight) - weight).abs() <= grid.scale / 2 + 1e-4).all()
+    assert grid.round(torch.zeros(1, 50)).eq(0).all()

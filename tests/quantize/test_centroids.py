@@ -134,3 +134,10 @@ def test_centroids_without_a_number_between_them_stay_apart(dtype):
     book = torch.cat([one, torch.nextafter(one, 2 * one)])
     for pair in (book, torch.nextafter(book, 3 * one)):
         assert torch.equal(CodebookGrid(pair).round(pair), pair)
+
+
+def test_a_middle_that_is_no_number_of_the_dtype_parts_its_neighbours():
+    ulp = torch.finfo(torch.float32).eps
+    book = torch.tensor([1.0, 1 + 3 * ulp])  # half-way lies between 1 + ulp and 1 + 2 ulp
+    x = torch.tensor([1 + ulp, 1 + 2 * ulp])
+    assert torch.equal(CodebookGrid(book).round(x), book)

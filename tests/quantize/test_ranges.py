@@ -71,6 +71,12 @@ def test_a_percentile_is_the_least_value_that_holds_the_share(numbers, share, sy
         assert (low, high) == (-least([-n for n in numbers], tail), least(numbers, tail))
 
 
+def test_a_share_that_is_a_whole_number_of_values_is_taken_exactly():
+    values = torch.arange(1.0, 101)[None]
+    assert 0.07 * 100 > 7  # in floating point
+    assert Percentile(0.07)(Entries(values), Levels(8, True))[1] == 7
+
+
 @pytest.mark.parametrize("bits", [2, 4, 8])
 @pytest.mark.parametrize("symmetric", [True, False])
 @pytest.mark.parametrize("tails", ["normal", "heavy"])
