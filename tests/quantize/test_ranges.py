@@ -50,6 +50,19 @@ def test_what_is_not_kept_has_no_say(name, symmetric):
     assert masked[0][4] == masked[1][4] == 0
 
 
+@every_range
+@pytest.mark.parametrize("symmetric", [True, False])
+@pytest.mark.parametrize("size", [1e-45, 1e-40, 3.4e38])
+def test_the_smallest_and_the_largest_numbers_do_no_harm(name, symmetric, size):
+    values = torch.tensor([[size, -size, 0.0, size], [size, size, size, size]])
+    low, high = RANGES[name](Entries(values), Levels(4, symmetric))
+    assert low.dtype == high.dtype == torch.float32
+    assert torch.isfinite(low).all()
+    assert torch.isfinite(high).all()
+    new = Affine(4, symmetric=symmetric, range=name)(values)
+    assert torch.isfinite(new).all()
+
+
 @given(
     st.lists(st.integers(-50, 50), min_size=1, max_size=40),
     st.floats(0.01, 1.0),

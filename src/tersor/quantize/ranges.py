@@ -142,7 +142,7 @@ class KL:
         reach = torch.maximum(-low, high)
         counts = histogram(entries.values.abs(), entries.kept, reach, self.bins)
         clipped = kl_threshold(counts, 2 ** (levels.bits - 1))
-        reach = torch.minimum(reach, (clipped + 0.5) / self.bins * reach)
+        reach = reach * ((clipped + 0.5) / self.bins).clamp(max=1).to(reach.dtype)
         return torch.maximum(low, -reach), torch.minimum(high, reach)
 
 
@@ -233,8 +233,8 @@ def _root(rising: Callable[[float], float]) -> float:
 
 def histogram(values: Tensor, kept: Tensor | None, reach: Tensor, bins: int) -> Tensor:
     """(groups, bins) counts of the kept values from 0 to the reach of their group."""
-    steps = bins / reach.clamp(min=torch.finfo(reach.dtype).tiny)
-    at = (values * steps[:, None]).long().clamp_(0, bins - 1)
+    shares = values / reach.clamp(min=torch.finfo(reach.dtype).tiny)[:, None]
+    at = (shares * bins).long().clamp_(0, bins - 1)
     at += torch.arange(len(values), device=values.device)[:, None] * bins
     flat = at.flatten() if kept is None else at[kept]
     return torch.bincount(flat, minlength=len(values) * bins).view(len(values), bins)
