@@ -7,8 +7,8 @@ table has medians. Weights are random integers times scales, or 16 random values
 tersor is told nothing but these values, and its result is compared with float64. torch's layers
 are dense in float32 and bfloat16; torchao's have the weight alone quantized, in float32 (int8 a
 channel, int4 in groups of 128), where it is installed and runs. Each number of threads has a
-process of its own. `packed` are the kernels of torch itself for such weights, which torchao and
-others call for bfloat16: `_weight_int8pack_mm` and `_weight_int4pack_mm_for_cpu`.
+process of its own. `packed` are torch's own kernels for such weights with bfloat16 inputs, which
+torchao and others call: `_weight_int8pack_mm` and `_weight_int4pack_mm_for_cpu`.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ Calls = dict[str, Callable[[], object]]
 
 SHAPES = ((4096, 4096), (768, 3072))
 BATCHES = (1, 16, 64)
-PEERS = ("dense", "bf16", "packed fp32", "packed bf16", "torchao")
+PEERS = ("dense", "bf16", "packed", "torchao")
 WAYS = ("int8", "int4 group 128", "4-bit row codes")
 
 
@@ -70,24 +70,19 @@ def medians(calls: Calls, seconds: float) -> dict[str, float]:
     return {name: 1000 * statistics.median(taken) for name, taken in samples.items()}
 
 
-def packed_calls(grid: Grid | None, way: str, x: Tensor) -> Calls:
-    """torch's own kernels for these integers, with inputs of float32 and bfloat16."""
+def packed_call(grid: Grid | None, way: str, x: Tensor) -> Calls:
+    """torch's own kernel for these integers, with bfloat16 inputs and scales."""
     if grid is None or way == "4-bit row codes":
         return {}
-    integers, scales = torch.from_numpy(grid.integers), torch.from_numpy(grid.scales)
-    calls: Calls = {}
-    for name, dtype in (("packed fp32", torch.float32), ("packed bf16", torch.bfloat16)):
-        given = x.to(dtype)
-        if way == "int8":
-            stored, scale = integers.to(torch.int8), scales[:, 0].to(dtype)
-            calls[name] = lambda a=given, w=stored, s=scale: torch._weight_int8pack_mm(a, w, s)
-        else:
-            codes = (integers + 8).to(torch.int32)
-            stored = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
-            table = torch.stack([scales.t(), torch.zeros_like(scales.t())], -1).to(dtype)
-            multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
-            calls[name] = lambda a=given, w=stored, s=table, f=multiply: f(a, w, 128, s)
-    return calls
+    integers, scales = torch.from_numpy(grid.integers), torch.from_numpy(grid.scales).bfloat16()
+    if way == "int8":
+        stored = integers.to(torch.int8)
+        return {"packed": lambda: torch._weight_int8pack_mm(x, stored, scales[:, 0])}
+    codes = (integers + 8).to(torch.int32)
+    words = torch.ops.aten._convert_weight_to_int4pack_for_cpu(codes, 1)
+    table = torch.stack([scales.t(), torch.zeros_like(scales.t())], -1)
+    multiply = torch.ops.aten._weight_int4pack_mm_for_cpu
+    return {"packed": lambda: multiply(x, words, 128, table)}
 
 
 def torchao_layer(weight: Tensor, way: str) -> nn.Module | None:
@@ -139,7 +134,7 @@ def rows_of(seconds: float) -> Iterator[str]:
                     "dense": lambda x=x, w=weight: nn.functional.linear(x, w),
                     "bf16": lambda x=short, w=half: nn.functional.linear(x, w),
                 }
-                calls |= packed_calls(entries.grid, way, x)
+                calls |= packed_call(entries.grid, way, short)
                 if peer is not None:
                     calls["torchao"] = lambda x=x, m=peer: m(x)
                 taken = medians(calls, seconds)
