@@ -6,6 +6,7 @@ from deployables import gap, in_float64, prefer, vectors
 from torch import nn
 
 from tersor.core.errors import ConfigError
+from tersor.quantize import Affine, quantize_
 from tersor.run import deploy, plan_of
 from tersor.store import load, open_, save
 
@@ -74,6 +75,25 @@ def test_the_plan_names_the_grid_and_sums_differ_in_order_alone(case):
     assert gap(fast(x), in_float64(model, x)) < 2e-6
     for plain, made in zip(model[::2], [fast[0], fast[2]], strict=True):
         assert torch.equal(made.weight, plain.weight)
+
+
+@pytest.mark.parametrize(
+    ("quantizer", "kernel"),
+    [
+        (Affine(8, granularity="channel"), "int8"),
+        (Affine(4, granularity="channel", symmetric=False), "int4"),
+        (Affine(4, granularity="group", group=64), "int4 group 64"),
+        (Affine(2, granularity="group", group=32), "int2 group 32"),
+    ],
+)
+def test_what_quantize_makes_is_recognised(monkeypatch, quantizer, kernel):
+    prefer(monkeypatch, kernel)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(192, 80), nn.ReLU(), nn.Linear(80, 40)).eval()
+    quantize_(model, quantizer)
+    fast = deploy(model, vectors(3, 192))
+    assert [layer.kernel for layer in plan_of(fast).layers] == [kernel] * 2
+    assert torch.equal(fast[0].weight, model[0].weight)
 
 
 def test_memory_is_that_of_the_codes_and_tables(case):
