@@ -221,6 +221,22 @@ def test_hugging_faces_conv1d_is_a_linear_layer_the_other_way_round(monkeypatch,
     assert torch.equal(fast[0].weight, model[0].weight.T)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "group"), [("int8", 60), ("int8 group 32", 32), ("scaled/256", 60)]
+)
+def test_integers_of_a_transposed_layer_have_scales_for_its_outputs(monkeypatch, kernel, group):
+    prefer(monkeypatch, kernel)
+    model = nn.Sequential(Conv1D(50, 60))
+    with torch.no_grad():
+        kept = torch.rand(60, 50, generator=torch.Generator().manual_seed(0)) < 0.6
+        model[0].weight.copy_(on_grid(50, 60, 8, group).weight.T * kept + 0.0)
+    x = vectors(3, 60)
+    fast = deploy(model, x)
+    assert plan_of(fast).layer("0").kernel == kernel
+    assert gap(fast(x), in_float64(model, x)) < 3e-6
+    assert torch.equal(fast[0].weight, model[0].weight.T)
+
+
 @pytest.mark.parametrize("kernel", ["sparse", "codes", "folded"])
 def test_norms_are_folded_and_outputs_kept(monkeypatch, kernel):
     prefer(monkeypatch, kernel)
