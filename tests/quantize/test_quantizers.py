@@ -7,17 +7,22 @@ from tersor.quantize import (
     QUANTIZERS,
     RANGES,
     Affine,
+    Binary,
     DynamicFixedPoint,
     FixedPoint,
     FloatFormat,
     KMeans,
     OutlierAware,
+    PowerOfTwo,
+    Ternary,
 )
 from tersor.testing import check_quantizer
 
 # Where a check does not apply, and why.
 SHARED = {name: {} for name in QUANTIZERS}
 SHARED["s2fp8"] = {"nearest": False}  # the logarithm is squeezed before it is rounded
+SHARED["ternary"] = {"nearest": False}  # the threshold is a rule's
+SHARED["dorefa"] = {"nearest": False}  # tanh squeezes the weights before they are rounded
 
 OTHERS = [
     *(KMeans(3, init) for init in ("linear", "density", "random", "exact")),
@@ -31,6 +36,12 @@ OTHERS = [
     FixedPoint(3, 3),
     DynamicFixedPoint(4, 0.05, "group", 5),
     OutlierAware(0.1, KMeans(2)),
+    Binary("tensor"),
+    Binary(scale=1.0),
+    Ternary("channel", "exact"),
+    Ternary("tensor", "exact"),
+    PowerOfTwo(3, "channel"),
+    PowerOfTwo(2),
 ]
 
 

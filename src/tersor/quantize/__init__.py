@@ -4,9 +4,11 @@ from tersor.quantize.activation_ranges import ACTIVATION_RANGES, percentile_of
 from tersor.quantize.activations import quantize_activations_, remove_activation_quantizers_
 from tersor.quantize.affine import Affine, AffineGrid
 from tersor.quantize.bias_correction import correct_biases_
+from tersor.quantize.binary import Binary
 from tersor.quantize.centroids import MAX_BITS, CodebookGrid, KMeans
 from tersor.quantize.clipping import Pact, clipping_penalty, fix_clipping_, unit_clipping
 from tersor.quantize.codebook import Codebook, codebooks_of
+from tersor.quantize.dorefa import DoReFa, QuantizedGradients, quantize_gradient
 from tersor.quantize.equalization import equalize_
 from tersor.quantize.fake_quantize import FakeQuantize
 from tersor.quantize.fixed_point import DynamicFixedPoint, FixedPoint
@@ -15,14 +17,17 @@ from tersor.quantize.formats import FORMATS, S2FP8, FloatFormat
 from tersor.quantize.gptq import gptq_
 from tersor.quantize.granularity import GRANULARITIES
 from tersor.quantize.kmeans import INITS, Clusters, kmeans_1d
+from tersor.quantize.multi_binary import MultiBinary
 from tersor.quantize.observers import Observer
 from tersor.quantize.outlier import OutlierAware
+from tersor.quantize.powers import PowerOfTwo
 from tersor.quantize.quantizer import Grid, GridQuantizer, Quantizer
 from tersor.quantize.quantizers import QUANTIZERS
 from tersor.quantize.ranges import ACIQ, KL, MSE, RANGES, MinMax, Percentile
 from tersor.quantize.rounding import ROUNDINGS
 from tersor.quantize.straight_through import BACKWARDS, straight_through
 from tersor.quantize.structure import rebuild_, structure
+from tersor.quantize.ternary import Ternary
 from tersor.quantize.transform import quantize_
 from tersor.quantize.tuning import CodebookTuner
 
@@ -42,10 +47,12 @@ __all__ = [
     "S2FP8",
     "Affine",
     "AffineGrid",
+    "Binary",
     "Clusters",
     "Codebook",
     "CodebookGrid",
     "CodebookTuner",
+    "DoReFa",
     "DynamicFixedPoint",
     "FakeQuantize",
     "FixedPoint",
@@ -55,11 +62,15 @@ __all__ = [
     "GridQuantizer",
     "KMeans",
     "MinMax",
+    "MultiBinary",
     "Observer",
     "OutlierAware",
     "Pact",
     "Percentile",
+    "PowerOfTwo",
+    "QuantizedGradients",
     "Quantizer",
+    "Ternary",
     "clipping_penalty",
     "codebooks_of",
     "correct_biases_",
@@ -71,6 +82,7 @@ __all__ = [
     "percentile_of",
     "quantize_",
     "quantize_activations_",
+    "quantize_gradient",
     "rebuild_",
     "remove_activation_quantizers_",
     "straight_through",

@@ -27,7 +27,8 @@ def quantize_unit(values: Tensor, bits: int) -> Tensor:
     if bits >= 32:
         return values
     steps = 2**bits - 1
-    return (values * steps).round() / steps
+    found: Tensor = (values * steps).round() / steps
+    return found
 
 
 @dataclass(frozen=True)

@@ -31,8 +31,9 @@ class MultiBinary:
         ConfigError: a setting is out of range.
 
     Source: Lin, Zhao and Pan 2017, arXiv 1711.11294, eq. 2 to 4. Where least squares would let
-    values fall as weights rise, neighbouring values are pooled, so that the grid stays monotone;
-    a weight that is on such a grid already stays as it is.
+    values fall as weights rise, neighbouring values are pooled, so that the grid stays monotone.
+    Each weight then takes the nearest of the values, which the shifts alone do not give; a weight
+    with bits + 1 values or fewer stays as it is.
 
     >>> MultiBinary(bits=2)(torch.tensor([[-3.0, -1.0, 1.0, 3.0]])).tolist()
     [[-3.0, 0.0, 0.0, 3.0]]
@@ -86,7 +87,7 @@ class StepGrid:
         """The value of the stair at each entry."""
         rows = values.reshape(len(self.levels), -1)
         codes = torch.searchsorted(self.steps, rows.contiguous(), right=True)
-        return self.levels.gather(1, codes).view(values.shape)
+        return self.levels.gather(1, codes).view(values.shape) + 0.0
 
     def bounds(self) -> tuple[Tensor, Tensor]:
         shape = (-1, *[1] * (self.dims - 1))[: self.dims]
@@ -108,13 +109,15 @@ def _fit_row(values: Tensor, counts: Tensor, bits: int) -> tuple[Tensor, Tensor]
     codes = torch.bucketize(values, steps, right=True)
     sizes = values.new_zeros(bits + 1).index_add_(0, codes, counts)
     sums = values.new_zeros(bits + 1).index_add_(0, codes, counts * values)
-    means = sums / sizes.clamp(min=1e-300)
-    places = torch.arange(bits + 1, device=values.device)[:, None]
-    signs = torch.where(places > torch.arange(bits, device=values.device), 1.0, -1.0).to(values)
-    roots = sizes.sqrt()[:, None]  # weighted least squares over the bits + 1 groups of equal signs
-    scales = torch.linalg.lstsq((roots * signs).cpu(), (roots * means[:, None]).cpu()).solution
-    levels = (signs @ scales.to(values.device))[:, 0]
-    return steps, _ascending(levels, sizes)
+    # Sums of nested signs are all stairs whose ends are opposite: the means, but for the ends.
+    levels = sums / sizes.clamp(min=1e-300)
+    end = (sums[-1] - sums[0]) / (sizes[-1] + sizes[0]).clamp(min=1e-300)
+    levels[0], levels[-1] = -end, end
+    for place in range(1, bits):
+        if sizes[place] == 0:
+            levels[place] = levels[place - 1]
+    levels = _ascending(levels, sizes)
+    return (levels[1:] + levels[:-1]) / 2, levels
 
 
 def _ascending(levels: Tensor, sizes: Tensor) -> Tensor:

@@ -80,7 +80,7 @@ class PowerGrid:
         return torch.where(values.abs() >= smallest, values.sign() * sizes, 0.0) + 0.0
 
     def bounds(self) -> tuple[Tensor, Tensor]:
-        high = torch.ldexp(torch.ones((), device=self.high.device), self.high)
+        high = torch.ldexp(torch.ones_like(self.high, dtype=torch.float32), self.high)
         return -high, high
 
 
