@@ -16,8 +16,13 @@ from tersor.quantize.folding import FoldedNorm, fold_batch_norms_
 from tersor.quantize.formats import FORMATS, S2FP8, FloatFormat
 from tersor.quantize.gptq import gptq_
 from tersor.quantize.granularity import GRANULARITIES
+from tersor.quantize.incremental import Incremental
 from tersor.quantize.kmeans import INITS, Clusters, kmeans_1d
+from tersor.quantize.learned_levels import LearnedLevels
+from tersor.quantize.learned_step import LearnedStep
+from tersor.quantize.learners import Learner, Moment, StraightThrough, Training
 from tersor.quantize.multi_binary import MultiBinary
+from tersor.quantize.noise import noisy_blocks
 from tersor.quantize.observers import Observer
 from tersor.quantize.outlier import OutlierAware
 from tersor.quantize.powers import PowerOfTwo
@@ -25,9 +30,13 @@ from tersor.quantize.quantizer import Grid, GridQuantizer, Quantizer
 from tersor.quantize.quantizers import QUANTIZERS
 from tersor.quantize.ranges import ACIQ, KL, MSE, RANGES, MinMax, Percentile
 from tersor.quantize.rounding import ROUNDINGS
+from tersor.quantize.soft import SoftStair, soft_stair
 from tersor.quantize.straight_through import BACKWARDS, straight_through
 from tersor.quantize.structure import rebuild_, structure
 from tersor.quantize.ternary import Ternary
+from tersor.quantize.trained_ternary import TrainedTernary
+from tersor.quantize.training import QuantizedTraining
+from tersor.quantize.trainings import TRAININGS
 from tersor.quantize.transform import quantize_
 from tersor.quantize.tuning import CodebookTuner
 
@@ -45,6 +54,7 @@ __all__ = [
     "RANGES",
     "ROUNDINGS",
     "S2FP8",
+    "TRAININGS",
     "Affine",
     "AffineGrid",
     "Binary",
@@ -60,8 +70,13 @@ __all__ = [
     "FoldedNorm",
     "Grid",
     "GridQuantizer",
+    "Incremental",
     "KMeans",
+    "LearnedLevels",
+    "LearnedStep",
+    "Learner",
     "MinMax",
+    "Moment",
     "MultiBinary",
     "Observer",
     "OutlierAware",
@@ -69,8 +84,13 @@ __all__ = [
     "Percentile",
     "PowerOfTwo",
     "QuantizedGradients",
+    "QuantizedTraining",
     "Quantizer",
+    "SoftStair",
+    "StraightThrough",
     "Ternary",
+    "TrainedTernary",
+    "Training",
     "clipping_penalty",
     "codebooks_of",
     "correct_biases_",
@@ -79,12 +99,14 @@ __all__ = [
     "fold_batch_norms_",
     "gptq_",
     "kmeans_1d",
+    "noisy_blocks",
     "percentile_of",
     "quantize_",
     "quantize_activations_",
     "quantize_gradient",
     "rebuild_",
     "remove_activation_quantizers_",
+    "soft_stair",
     "straight_through",
     "structure",
     "unit_clipping",
