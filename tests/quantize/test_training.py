@@ -163,6 +163,7 @@ def test_dorefa_goes_back_through_tanh_and_maximum():
 
 def test_the_gradient_of_a_learned_step_is_that_of_the_paper():
     weight, gradient = draws(2, 50), draws(2, 50, seed=1)
+    weight[:, :2] = torch.tensor([[9.0, -9.0]])  # outside the range
     learner, kept = started(LearnedStep(3, "channel"), weight)
     step = learner.learned["step"]
     torch.testing.assert_close(step.detach(), 2 * weight.abs().mean(1, keepdim=True) / 3**0.5)
@@ -179,6 +180,7 @@ def test_the_gradient_of_a_learned_step_is_that_of_the_paper():
                 total += (round(place) - place) * g
         assert float(step.grad[row]) == pytest.approx(total / (50 * 3) ** 0.5, rel=1e-9)
     inside = (weight / step >= -4) & (weight / step <= 3)
+    assert not inside[:, :2].any()
     assert torch.equal(hidden, gradient * inside)
 
 
@@ -340,6 +342,43 @@ def test_noise_quantizes_its_share_of_the_blocks_and_ends_with_all():
             assert method.finished == (step == 2)
             model(torch.ones(1, 400)).sum().backward()
             optimizer.step()
+
+
+def test_what_is_not_quantized_in_a_step_teaches_no_level():
+    model = nn.Linear(16, 4, bias=False)
+    method = QuantizedTraining(model, LearnedLevels(1), noise=0.5, block=4, end=9)
+    optimizer = torch.optim.SGD(model.parameters(), 0.0)
+    with method.attach(optimizer):
+        levels = method.learned("weight")["levels"]
+        drawn = method._parts["weight"].noisy  # a level is a weight, too: its value does not tell
+        noisy = [(model.weight.detach() == level) & drawn for level in levels]
+        assert 0 < int((noisy[0] | noisy[1]).sum()) < 64
+        gradient = torch.rand(4, 16, generator=torch.Generator().manual_seed(0))
+        model.weight.grad = gradient.clone()
+        learner = method._parts["weight"].learner
+        method._before_step()
+        found = learner.learned["levels"].grad
+        expected = torch.stack([gradient[where].sum() for where in noisy])
+        torch.testing.assert_close(found, expected)
+        exact = ~(noisy[0] | noisy[1])
+        assert torch.equal(model.weight.grad[exact], gradient[exact])
+        assert not model.weight.grad[~exact].any()
+
+
+def test_frozen_and_pruned_weights_have_no_gradient():
+    model = nn.Linear(16, 4, bias=False)
+    with torch.no_grad():
+        model.weight[0] = 0
+    method = QuantizedTraining(model, Incremental(every=5))
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    with method.attach(optimizer):
+        before = model.weight.detach().clone()
+        model(torch.ones(1, 16)).sum().backward()
+        optimizer.step()
+    moved = model.weight.detach() != before
+    assert int(moved.sum()) == 24
+    assert torch.equal(model.weight.grad != 0, moved)
+    assert not moved[0].any()
 
 
 def test_noise_zero_is_float_training():
