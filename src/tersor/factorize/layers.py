@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import nn
+from torch.nn.utils import skip_init
 
 CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
@@ -14,7 +15,7 @@ _KINDS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 
 def linear(like: nn.Module, inputs: int, outputs: int, *, bias: bool = False) -> nn.Linear:
     """A linear layer on the device and of the dtype of another layer."""
-    return nn.Linear(inputs, outputs, bias, **_place(like))
+    return _zeros(nn.Linear, inputs, outputs, bias, **_place(like))  # type: ignore[no-any-return]
 
 
 def convolution(
@@ -41,7 +42,8 @@ def convolution(
         padding = along(padding, 0)
     elif not any(sides):
         padding = 0
-    made: nn.Module = _KINDS[len(sides)](
+    made: nn.Module = _zeros(
+        _KINDS[len(sides)],
         inputs,
         outputs,
         along(like.kernel_size, 1),
@@ -59,6 +61,14 @@ def convolution(
 def sides_of(layer: Any) -> int:
     """Sides of the kernel of a convolution."""
     return len(layer.kernel_size)
+
+
+def _zeros(kind: Any, *args: Any, **place: Any) -> Any:
+    """A layer of zeros; random ones would move the global generators."""
+    made = skip_init(kind, *args, **place)
+    for parameter in made.parameters():
+        nn.init.zeros_(parameter)
+    return made
 
 
 def _place(like: Any) -> dict[str, Any]:

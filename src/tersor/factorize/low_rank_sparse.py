@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
 from tersor.factorize.factorizer import Rank
+from tersor.factorize.layers import convolution, linear, sides_of
 from tersor.factorize.low_rank import Svd
 from tersor.factorize.matrices import best_pair
 
@@ -91,19 +92,11 @@ class LowRankSparse:
     def build(self, layer: Any, rank: Rank) -> list[nn.Module]:
         low = nn.Sequential(*_SVD.build(layer, rank))
         if isinstance(layer, nn.Linear):
-            sparse: nn.Module = nn.Linear(layer.in_features, layer.out_features, bias=False)
+            sparse: nn.Module = linear(layer, layer.in_features, layer.out_features)
         else:
-            sparse = type(layer)(
-                layer.in_channels,
-                layer.out_channels,
-                layer.kernel_size,
-                layer.stride,
-                layer.padding,
-                layer.dilation,
-                bias=False,
-                padding_mode=layer.padding_mode,
-            )
-        return [LowRankPlusSparse(low, sparse.to(layer.weight))]
+            sides = [True] * sides_of(layer)
+            sparse = convolution(layer, layer.in_channels, layer.out_channels, sides)
+        return [LowRankPlusSparse(low, sparse)]
 
     def product(self, factors: list[Tensor]) -> Tensor:
         return _SVD.product(factors[:2]) + factors[2]

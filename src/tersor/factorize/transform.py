@@ -17,6 +17,8 @@ from tersor.core.weights import Selectors, Weight, assign, survey
 from tersor.factorize.factorizer import Factorizer, Rank
 from tersor.factorize.factorizers import FACTORIZERS
 from tersor.factorize.factors import Factors, replace
+from tersor.factorize.layers import CONVOLUTIONS
+from tersor.factorize.multiplying import macs_ratio
 from tersor.factorize.racing import inputs_of, speed_up
 from tersor.factorize.ranks import ESTIMATE, Site, by_budget, by_energy, by_estimate, given
 
@@ -136,6 +138,10 @@ def fold_(model: nn.Module) -> Report:
     return Report("Folding", {"layers": len(rows)}, rows)
 
 
+WHOLE = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
+"""What is replaced: these and no classes derived from them, which may do more in `forward`."""
+
+
 def _factorizer(method: str | Factorizer, settings: Mapping[str, Any]) -> Factorizer:
     if isinstance(method, str):
         return made("method", method, FACTORIZERS, settings)
@@ -176,6 +182,11 @@ def _refusal(model: nn.Module, weight: Weight, factorizer: Factorizer) -> str:
         return "it is a factor already"
     if type(weight.module).__name__ == "Conv1D":
         return "a Conv1D of Hugging Face has its weight the other way round"
+    if type(weight.module) not in WHOLE:
+        kind = type(weight.module).__name__
+        return f"factors would not do what {kind} makes of it beyond torch's own layers"
+    if weight.module._forward_hooks or weight.module._forward_pre_hooks:
+        return "it has forward hooks, which would be lost: remove them first"
     if not bool(torch.isfinite(weight.parameter.detach()).all()):
         raise ConfigError(f"factorize: {weight.name!r}: a weight is NaN or infinite")
     return factorizer.refuses(weight.module)
@@ -235,6 +246,7 @@ def _factorized(site: Site, rank: Rank, seed: int) -> tuple[Factors, dict[str, V
         "break-even rank": _break_even(site)[0] if len(rank) == 1 else _shown(_break_even(site)),
         "weights before": weight.numel(),
         "weights after": site.count(rank),
+        "macs after / before": macs_ratio(site.layer, factors),
         "relative error": float(error) / norm if norm else 0.0,
         "zeros before": int((weight == 0).sum()),
     }
@@ -287,6 +299,16 @@ def _report(
         notes.append(
             f"{', '.join(holes)}: most of the weight was zero, and its factors are dense. To keep "
             "zeros, factorize first and prune the factors."
+        )
+    slow = [
+        f"{row['name']} ({ratio:.2f} times)"
+        for row in rows
+        if isinstance(ratio := row["macs after / before"], float) and ratio >= 1
+    ]
+    if slow:
+        notes.append(
+            f"{', '.join(slow)}: the factors are smaller but multiply no less than the layer, so "
+            "they are hardly faster. Give example= to keep only what is."
         )
     summary: dict[str, Value] = {
         "layers": len(taken),
