@@ -73,12 +73,15 @@ def ratio(layer: nn.Module, factors: nn.Module, example: Tensor, seconds: float)
     return statistics.median(samples[0]) / statistics.median(samples[1])
 
 
-def factors_of(case: Case, layer: nn.Module, rank: int) -> tuple[nn.Module, int]:
-    """The factors at this rank, and the break-even rank by weights."""
+def factors_of(case: Case, layer: nn.Module, rank: int) -> tuple[nn.Module, int, int]:
+    """The factors at this rank, the break-even rank by weights, and the largest rank."""
     model = nn.Sequential(layer)
     asked = {"0": (rank,) * case.numbers}
-    report = factorize_(model, asked, method=case.method, force=True)
-    return model[0], int(str(report.rows[0]["break-even rank"]).partition(",")[0])
+    row = factorize_(model, asked, method=case.method, force=True).rows[0]
+    limit, largest = (
+        int(str(row[what]).partition(",")[0]) for what in ("break-even rank", "largest rank")
+    )
+    return model[0], limit, largest
 
 
 def crossing(ranks: Sequence[int], gains: Sequence[float]) -> str:
@@ -112,8 +115,8 @@ def main() -> None:
     ]
     for case in CASES:
         layer = case.build().eval()
-        limit = factors_of(case, layer, 1)[1]
-        ranks = sorted({max(1, round(share * limit)) for share in SHARES})
+        _, limit, largest = factors_of(case, layer, 1)
+        ranks = sorted({min(max(1, round(share * limit)), largest) for share in SHARES})
         made = [factors_of(case, layer, rank)[0] for rank in ranks]
         for batch in case.batches:
             example = torch.randn(batch, *case.shape)
