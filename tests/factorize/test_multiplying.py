@@ -64,3 +64,9 @@ def test_no_global_generator_moves(method):
     before = torch.get_rng_state()
     factorize_(model, 4, method=method)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@pytest.mark.parametrize("example", [None, torch.ones(1, 64)], ids=["untimed", "timed"])
+def test_a_report_says_when_speed_was_not_measured(example):
+    report = factorize_(nn.Sequential(nn.Linear(64, 64)), 4, example=example, force=True)
+    assert any("not measured" in note for note in report.notes) == (example is None)

@@ -116,7 +116,7 @@ def factorize_(
             del made_factors[name], rows[name]
     for name, (_, factors) in made_factors.items():
         replace(model, name.rpartition(".")[0], factors)
-    return _report(list(rows.values()), skipped, made_factors)
+    return _report(list(rows.values()), skipped, made_factors, timed=example is not None)
 
 
 def fold_(model: nn.Module) -> Report:
@@ -283,6 +283,8 @@ def _report(
     rows: list[dict[str, Value]],
     skipped: dict[str, str],
     taken: Mapping[str, tuple[Site, Factors]],
+    *,
+    timed: bool,
 ) -> Report:
     before, after = (
         sum(int(row[f"weights {w}"] or 0) for row in rows) for w in ("before", "after")
@@ -307,8 +309,12 @@ def _report(
     ]
     if slow:
         notes.append(
-            f"{', '.join(slow)}: the factors are smaller but multiply no less than the layer, so "
-            "they are hardly faster. Give example= to keep only what is."
+            f"{', '.join(slow)}: the factors multiply no less than the layer, so they are hardly "
+            "faster."
+        )
+    if rows and not timed:
+        notes.append(
+            "Speed was not measured, and fewer weights may be slower: example= keeps the faster."
         )
     summary: dict[str, Value] = {
         "layers": len(taken),
