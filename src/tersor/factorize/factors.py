@@ -28,6 +28,12 @@ class Factors(nn.Sequential):
         self._layer = (copy.deepcopy(layer).to("meta"),)
         self.train(layer.training)
 
+    def __getitem__(self, idx: slice | int) -> Any:
+        """One of the layers; some of them are a plain Sequential, whose product is another one."""
+        return (
+            nn.Sequential(*list(self)[idx]) if isinstance(idx, slice) else super().__getitem__(idx)
+        )
+
     def factors(self) -> list[nn.Parameter]:
         """The factors, in the order of the layers; biases are none."""
         return [p for name, p in self.named_parameters() if name.rpartition(".")[2] != "bias"]
