@@ -104,13 +104,12 @@ def one(task: Task, nets: Path, name: str, method: str, budget: float) -> dict[s
 
 
 def main() -> None:
-    given = options(__doc__, nets=str(FOLDER.parent / "quantization/runs/nets"), only="lenet-5")
+    nets = str(FOLDER.parent / "quantization/runs/nets")
+    given = options(__doc__, nets=nets, only="lenet-5", methods=",".join(METHODS))
+    methods, budgets = given.methods.split(","), BUDGETS[:1] if given.quick else BUDGETS
     for name in given.only.split(","):
         task = load_task(TASKS[name], data_dir=given.data_dir, batch_size=128)
-        cells = [
-            ("dense", 1.0),
-            *itertools.product(METHODS, BUDGETS[:1] if given.quick else BUDGETS),
-        ]
+        cells = [("dense", 1.0), *itertools.product(methods, budgets)]
         rows = []
         for method, budget in cells:
             settings = {"network": name, "method": method, "budget": budget, "steps": STEPS}
