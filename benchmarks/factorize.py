@@ -106,7 +106,8 @@ def main() -> None:
     torch.manual_seed(0)
     lines = [
         f"torch {torch.__version__}, {options.threads} thread(s), float32. Times the layer's "
-        "speed, at shares of the break-even rank by weights (in brackets the rank, at most the largest).",
+        "speed, at shares of the break-even rank by weights (in brackets the rank, at most the "
+        "largest).",
         "",
         "| layer | method | batch | "
         + " | ".join(f"{share:g}" for share in SHARES)
