@@ -5,6 +5,7 @@ from tersor.quantize.activations import quantize_activations_, remove_activation
 from tersor.quantize.affine import Affine, AffineGrid
 from tersor.quantize.bias_correction import correct_biases_
 from tersor.quantize.binary import Binary
+from tersor.quantize.bitwise import bit_plane_dot, xnor_dot
 from tersor.quantize.centroids import MAX_BITS, CodebookGrid, KMeans
 from tersor.quantize.clipping import Pact, clipping_penalty, fix_clipping_, unit_clipping
 from tersor.quantize.codebook import Codebook, codebooks_of
@@ -17,6 +18,7 @@ from tersor.quantize.formats import FORMATS, S2FP8, FloatFormat
 from tersor.quantize.gptq import gptq_
 from tersor.quantize.granularity import GRANULARITIES
 from tersor.quantize.incremental import Incremental
+from tersor.quantize.integers import IntegerLayer, IntegerNetwork, to_integers
 from tersor.quantize.kmeans import INITS, Clusters, kmeans_1d
 from tersor.quantize.learned_levels import LearnedLevels
 from tersor.quantize.learned_step import LearnedStep
@@ -71,6 +73,8 @@ __all__ = [
     "Grid",
     "GridQuantizer",
     "Incremental",
+    "IntegerLayer",
+    "IntegerNetwork",
     "KMeans",
     "LearnedLevels",
     "LearnedStep",
@@ -91,6 +95,7 @@ __all__ = [
     "Ternary",
     "TrainedTernary",
     "Training",
+    "bit_plane_dot",
     "clipping_penalty",
     "codebooks_of",
     "correct_biases_",
@@ -109,5 +114,7 @@ __all__ = [
     "soft_stair",
     "straight_through",
     "structure",
+    "to_integers",
     "unit_clipping",
+    "xnor_dot",
 ]

@@ -82,9 +82,9 @@ def quantize_activations_(
 
     >>> import torch
     >>> model = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
-    >>> report = quantize_activations_(model, [torch.rand(16, 4)], bits=4)
-    >>> len(report.rows), len(model[2].input_quantizer(torch.linspace(-9, 9, 999)).unique())
-    (2, 16)
+    >>> report = quantize_activations_(model, [torch.rand(16, 4)], bits={"0": 4}, range=(0.0, 1.0))
+    >>> len(report.rows), len(model[0].input_quantizer(torch.linspace(-9, 9, 999)).unique())
+    (1, 16)
     """
     if method not in METHODS:
         raise ConfigError(f"method: {method!r}; expected one of {', '.join(METHODS)}")
