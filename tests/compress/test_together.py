@@ -110,6 +110,26 @@ def test_a_later_training_leaves_values_that_were_given_already(digits, tmp_path
     assert model.fc1.weight.requires_grad
 
 
+WAYS = {
+    "straight through": {"method": "affine", "bits": 4, "epochs": 1},
+    "learned steps": {"training": "lsq", "bits": 3, "epochs": 1},
+    "ternary": {"method": "ternary", "epochs": 1},
+    "gptq": {"method": "affine", "bits": 4, "rounding": "gptq", "batches": 2},
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+def test_pruned_weights_are_few_values_and_zeros_stay_however_they_are_quantized(
+    way, digits, tmp_path
+):
+    model = fresh()
+    steps = [{"prune": {"density": 0.5, "allocation": "uniform"}}, {"quantize": WAYS[way]}]
+    compress(model, digits, {"steps": steps}, out=tmp_path / "a.terse", verbose=False)
+    for layer in (model.fc1, model.fc2, model.fc3):
+        assert int((layer.weight == 0).sum()) >= layer.weight.numel() // 2
+        assert max(len(row.unique()) for row in layer.weight) <= 16
+
+
 def test_a_step_that_undoes_another_is_refused_before_anything_is_trained(digits, tmp_path):
     recipe = Recipe((Train(epochs=1), Prune(density=0.1), Factorize()))
     model = fresh()
@@ -175,6 +195,11 @@ def test_inputs_are_quantized_and_the_file_says_so(digits, tmp_path):
         ({"factorize": {"settings": {"rnk": 1}}}, "no setting 'rnk'"),
         ({"factorize": {"settings": {"rank": 1, "energy": 0.5}}}, "rank and energy given"),
         ({"quantize": {"method": "affine", "settings": {"grop": 1}}}, "no setting 'grop'; did you"),
+        ({"quantize": {"training": "lsq"}}, "training 'lsq' needs epochs"),
+        (
+            {"quantize": {"rounding": "gptq", "epochs": 1, "method": "affine"}},
+            "'gptq' is for a net",
+        ),
         ({"quantize": {"method": "affine", "bits": 1}}, "bits: 1; expected a whole number from 2"),
         ({"share": {"method": "tie", "select": ["fc1"]}}, "takes no 'select'"),
     ],

@@ -24,7 +24,7 @@ from tersor.cli.options import (
     Select,
 )
 from tersor.compress import Quantize
-from tersor.quantize import QUANTIZERS
+from tersor.quantize import QUANTIZERS, TRAININGS
 
 
 @guarded
@@ -42,12 +42,23 @@ def quantize_command(
         ),
     ] = None,
     settings: MethodSettings = None,
+    rounding: Annotated[
+        str, typer.Option(help="One of: nearest, gptq (which looks at training batches).")
+    ] = "nearest",
     activations: Annotated[
         int | None,
         typer.Option(help="Bits of what comes into the layers, too. Default: it stays float."),
     ] = None,
-    batches: Annotated[int, typer.Option(help="Training batches that calibration looks at.")] = 8,
+    batches: Annotated[
+        int, typer.Option(help="Training batches that calibration and gptq look at.")
+    ] = 8,
     epochs: Annotated[int, typer.Option(help="Epochs of training with quantized weights.")] = 0,
+    training: Annotated[
+        str | None,
+        typer.Option(
+            help=f"How they are trained, instead of --method. One of: {', '.join(TRAININGS)}."
+        ),
+    ] = None,
     optimizer: Optimizer = "adam",
     learning_rate: LearningRate = 1e-4,
     select: Select = None,
@@ -71,12 +82,18 @@ def quantize_command(
       tersor train && tersor quantize digits-lenet-300-100-dense.terse --bits 4
 
       tersor quantize net.terse --method affine --bits 8 --set granularity=channel --activations 8
+
+      tersor quantize net.terse --method affine --bits 4 --set group=64 --rounding gptq
+
+      tersor quantize net.terse --training lsq --bits 3 --epochs 10 --learning-rate 0.001
     """
     step = Quantize.read(
         {
             "method": method,
             "bits": per_layer("--bits", bits, int),
             "settings": settings_of(settings),
+            "rounding": rounding,
+            "training": training,
             "activations": activations,
             "batches": batches,
             "epochs": epochs,

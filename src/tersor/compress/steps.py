@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Collection
 from functools import partial
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field
 
 from tersor.factorize import FACTORIZERS
 from tersor.prune import ALLOCATIONS, CRITERIA, REPAIRS, SCHEDULES, pattern_of
-from tersor.quantize import QUANTIZERS
+from tersor.quantize import QUANTIZERS, TRAININGS
 from tersor.share import SHARINGS
 from tersor.train import Training
 
@@ -94,7 +94,8 @@ class Prune(Training):
 class Quantize(Training):
     """Put weights on few values; with epochs, train them so.
 
-    Codebooks are trained as shared values.
+    Codebooks of k-means are trained as shared values, other quantizers by gradients that pass
+    straight through them; or by the rule that `training` names.
     """
 
     method: Annotated[str, AfterValidator(partial(_known, QUANTIZERS))] = Field(
@@ -107,6 +108,12 @@ class Quantize(Training):
     )
     settings: dict[str, Any] = Field(default={}, description=_SETTINGS)
     epochs: int = Field(default=0, ge=0, description=_EPOCHS)
+    training: Annotated[str | None, AfterValidator(partial(_known, (None, *TRAININGS)))] = Field(
+        default=None, description=f"one of: {', '.join(TRAININGS)} (with epochs, instead of method)"
+    )
+    rounding: Literal["nearest", "gptq"] = Field(
+        default="nearest", description="one of: nearest, gptq (which looks at training batches)"
+    )
     activations: int | None = Field(
         default=None,
         ge=2,
@@ -116,7 +123,7 @@ class Quantize(Training):
     batches: int = Field(
         default=8,
         ge=1,
-        description="training batches that calibration looks at, 1 or more",
+        description="training batches that calibration and gptq look at, 1 or more",
     )
     select: list[str] = Field(default=[], description=_SELECTORS)
     ignore: list[str] = Field(default=[], description=_SELECTORS)
