@@ -88,9 +88,7 @@ def pruned_and_shared(*, clustered: bool, kept: float = 0.1, codes: int = 32) ->
         where = weight.abs() > cut
         values = weight[where].double()
         sample = values[torch.randperm(len(values), generator=draws)[:4096]].unique()
-        centroids, _, _ = _native.kmeans_1d(
-            sample.numpy(), np.ones(len(sample)), min(codes, len(sample))
-        )
+        centroids, *_ = _native.kmeans_1d(sample.numpy(), np.empty(0), codes, len(sample))
         middles = torch.from_numpy((centroids[1:] + centroids[:-1]) / 2)
         book = torch.from_numpy(centroids).float()
         shared = torch.zeros(shape)

@@ -56,16 +56,42 @@ Out<T> to_numpy(const std::vector<T>& values) {
     return buffer.release();
 }
 
-nb::tuple kmeans_1d(const In<double>& values, const In<double>& weights, std::size_t k) {
-    const auto v = view<double>(values);
-    const auto w = view<double>(weights);
+nb::tuple to_python(const tersor::Clusters& clusters) {
+    return nb::make_tuple(to_numpy(clusters.centroids), to_numpy(clusters.boundaries),
+                          clusters.wcss, clusters.least);
+}
+
+template <class Float>
+nb::tuple kmeans_1d(const In<Float>& values, const In<double>& weights, std::size_t k,
+                    std::size_t bins) {
     tersor::Clusters clusters;
     {
         nb::gil_scoped_release release;
-        clusters = tersor::kmeans_1d(v, w, k);
+        clusters = tersor::kmeans_1d(view<Float>(values), view<double>(weights), k, bins);
     }
-    return nb::make_tuple(to_numpy(clusters.centroids), to_numpy(clusters.boundaries),
-                          clusters.wcss);
+    return to_python(clusters);
+}
+
+template <class Float>
+nb::tuple lloyd(const In<Float>& values, const In<double>& weights, const In<double>& centroids,
+                std::size_t steps) {
+    tersor::Clusters clusters;
+    {
+        nb::gil_scoped_release release;
+        clusters = tersor::lloyd(view<Float>(values), view<double>(weights),
+                                 view<double>(centroids), steps);
+    }
+    return to_python(clusters);
+}
+
+template <class Float>
+Out<std::int32_t> count_below(const In<Float>& values, const In<double>& borders) {
+    Buffer<std::int32_t> out(values.size());
+    {
+        nb::gil_scoped_release release;
+        tersor::count_below(view<Float>(values), view<double>(borders), out.span());
+    }
+    return out.release();
 }
 
 Out<std::uint8_t> pack_bits(const In<std::uint16_t>& codes, unsigned width) {
@@ -255,6 +281,16 @@ void define_selection(nb::module_& m) {
           nb::arg("ties"), nb::arg("out").noconvert());
 }
 
+template <class Float>
+void define_kmeans(nb::module_& m) {
+    m.def("kmeans_1d", &kmeans_1d<Float>, nb::arg("values").noconvert(),
+          nb::arg("weights").noconvert(), nb::arg("k"), nb::arg("bins"));
+    m.def("lloyd", &lloyd<Float>, nb::arg("values").noconvert(), nb::arg("weights").noconvert(),
+          nb::arg("centroids").noconvert(), nb::arg("steps"));
+    m.def("count_below", &count_below<Float>, nb::arg("values").noconvert(),
+          nb::arg("borders").noconvert());
+}
+
 }  // namespace
 
 NB_MODULE(_native, m) {
@@ -268,8 +304,6 @@ NB_MODULE(_native, m) {
           nb::arg("lengths").noconvert());
     m.def("huffman_decode", &huffman_decode, nb::arg("data").noconvert(),
           nb::arg("lengths").noconvert(), nb::arg("count"));
-    m.def("kmeans_1d", &kmeans_1d, nb::arg("values").noconvert(), nb::arg("weights").noconvert(),
-          nb::arg("k"));
     m.def("rans_estimate", &rans_estimate, nb::arg("counts").noconvert());
     m.def("rans_encode", &rans_encode, nb::arg("symbols").noconvert(), nb::arg("alphabet"));
     m.def("rans_decode", &rans_decode, nb::arg("data").noconvert(), nb::arg("alphabet"),
@@ -288,6 +322,8 @@ NB_MODULE(_native, m) {
           nb::arg("map").noconvert(), nb::arg("rows"), nb::arg("columns"), nb::arg("lag"),
           nb::arg("count"));
     m.def("pay", &pay, nb::arg("counts").noconvert(), nb::arg("budget"));
+    define_kmeans<float>(m);
+    define_kmeans<double>(m);
     define_selection<float>(m);
     define_selection<double>(m);
     tersor::bind_kernels(m);

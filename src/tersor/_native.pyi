@@ -1,4 +1,4 @@
-from numpy import bool_, float32, float64, int16, int64, uint8, uint16, uint64
+from numpy import bool_, float32, float64, int16, int32, int64, uint8, uint16, uint64
 from numpy.typing import NDArray
 
 class FormatError(ValueError):
@@ -28,13 +28,28 @@ def huffman_decode(
     """The `count` symbols of a stream. FormatError: no complete code, or another stream."""
 
 def kmeans_1d(
-    values: NDArray[float64], weights: NDArray[float64], k: int
-) -> tuple[NDArray[float64], NDArray[int64], float]:
-    """Exact k-means of strictly ascending values: centroids, boundaries, cost.
+    values: NDArray[float32] | NDArray[float64], weights: NDArray[float64], k: int, bins: int
+) -> tuple[NDArray[float64], NDArray[int64], float, float]:
+    """The best k clusters of ascending values: centroids, boundaries, cost, least possible cost.
 
-    `min(k, len(values))` clusters; cluster c holds values[boundaries[c] : boundaries[c + 1]].
-    The cost is the sum of weight * (value - centroid)**2. ValueError: an input breaks the rules.
+    Cluster c holds values[boundaries[c] : boundaries[c + 1]], fewer than k if there are fewer
+    distinct values. The cost is the sum of weight * (value - centroid)**2; weights may be empty.
+    The optimum itself if there are at most `bins` distinct values. ValueError: an input breaks the
+    rules.
     """
+
+def lloyd(
+    values: NDArray[float32] | NDArray[float64],
+    weights: NDArray[float64],
+    centroids: NDArray[float64],
+    steps: int,
+) -> tuple[NDArray[float64], NDArray[int64], float, float]:
+    """Lloyd's steps from ascending centroids, until nothing moves: as `kmeans_1d`, least is 0."""
+
+def count_below(
+    values: NDArray[float32] | NDArray[float64], borders: NDArray[float64]
+) -> NDArray[int32]:
+    """How many of the ascending borders are below each value."""
 
 def rans_estimate(counts: NDArray[uint64]) -> int:
     """Bytes that an rANS stream of symbols that occur so often takes, to within a few."""

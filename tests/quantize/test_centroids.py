@@ -141,3 +141,67 @@ def test_a_middle_that_is_no_number_of_the_dtype_parts_its_neighbours():
     book = torch.tensor([1.0, 1 + 3 * ulp])  # half-way lies between 1 + ulp and 1 + 2 ulp
     x = torch.tensor([1 + ulp, 1 + 2 * ulp])
     assert torch.equal(CodebookGrid(book).round(x), book)
+
+
+@pytest.mark.parametrize(("granularity", "rows"), [("channel", 1), (4, 4), (6, 6), (9, 9)])
+def test_groups_of_channels_are_quantized_as_tensors_of_their_own(granularity, rows):
+    weight = normal(6, 4, 2, 2)
+    kept = normal(6, 4, 2, 2) > -1
+    new = KMeans(2, granularity=granularity)(weight, kept)
+    parts = zip(weight.split(rows), kept.split(rows), strict=True)
+    assert torch.equal(new, torch.cat([KMeans(2)(*part) for part in parts]))
+
+
+def test_bounds_of_groups_are_those_of_their_codebooks():
+    weight = normal(6, 4, 2)
+    low, high = KMeans(2, granularity=4).fit(weight).bounds()
+    new = KMeans(2, granularity=4)(weight)
+    assert (low.shape, high.shape) == ((6, 1, 1), (6, 1, 1))
+    for part, lowest, highest in zip(new.split(4), low.split(4), high.split(4), strict=True):
+        assert (lowest == part.min()).all()
+        assert (highest == part.max()).all()
+
+
+def test_a_channel_that_is_all_pruned_is_zero():
+    kept = torch.ones(3, 8, dtype=torch.bool)
+    kept[1] = False
+    new = KMeans(1, granularity="channel")(normal(3, 8), kept)
+    assert torch.equal(new != 0, kept)
+
+
+def test_importance_draws_centroids_to_what_matters():
+    weight, importance = row(0.0, 1.0, 4.0, 5.0, 100.0), row(1.0, 3.0, 0.0, 0.0, 1.0)
+    grid = KMeans(1, "exact").fit(weight, None, importance)
+    assert grid.centroids.tolist() == [0.75, 100.0]
+    # Where no entry of a channel matters, all do.
+    channels = KMeans(1, "exact", granularity="channel").fit(
+        torch.cat([weight, weight]), None, torch.cat([importance, 0 * importance])
+    )
+    assert channels.codebooks[0].centroids.tolist() == [0.75, 100.0]
+    assert channels.codebooks[1].centroids.tolist() == [2.5, 100.0]
+
+
+def test_the_weighted_error_is_the_least_of_all_pairs_of_intervals():
+    weight = normal(1, 12, dtype=torch.float64)
+    importance = normal(1, 12, dtype=torch.float64).roll(5).square()
+
+    def error(new):
+        return float((importance * (new - weight).square()).sum())
+
+    order = weight[0].argsort()
+    costs = []
+    for cut in range(1, 12):
+        new = torch.empty_like(weight)
+        for part in (order[:cut], order[cut:]):
+            w = importance[0, part]
+            new[0, part] = (w * weight[0, part]).sum() / w.sum()
+        costs.append(error(new))
+    found = error(KMeans(1, "exact")(weight, None, importance))
+    assert found == pytest.approx(min(costs), rel=1e-9)
+    assert found < error(KMeans(1, "exact")(weight)) * 0.999
+
+
+@pytest.mark.parametrize("granularity", ["row", 0, -2, True, 1.5])
+def test_an_unknown_granularity_is_named(granularity):
+    with pytest.raises(ConfigError, match=f"granularity {granularity!r}; expected 'tensor'"):
+        KMeans(granularity=granularity)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tersor.core.errors import ConfigError
 from tersor.quantize import kmeans_1d
-from tersor.quantize.kmeans import INITS, STARTS, density, linear, lloyd_step, random
+from tersor.quantize.kmeans import INITS, STARTS, density, linear, random
 
 numbers = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=40)
 few = st.lists(st.integers(-20, 20).map(float), min_size=1, max_size=7)
@@ -55,15 +55,43 @@ def test_exact_is_never_worse_than_lloyd_from_any_start(values, k):
 
 
 @given(numbers, st.integers(1, 12), st.sampled_from(sorted(STARTS)))
-def test_no_lloyd_step_makes_it_worse(values, k, start):
-    values = tensor(values).sort().values
-    centroids = STARTS[start](values, k, gen())
-    cost = wcss(values, centroids)
-    for _ in range(5):
-        centroids = lloyd_step(values, centroids)
-        assert wcss(values, centroids) <= cost * (1 + 1e-12) + 1e-12
-        cost = wcss(values, centroids)
-    assert (centroids.diff() >= 0).all()
+def test_lloyd_is_never_worse_than_its_start(values, k, start):
+    ordered = tensor(values).sort().values
+    cost = wcss(ordered, STARTS[start](ordered, k, gen()))
+    assert kmeans_1d(ordered, k, init=start, generator=gen()).wcss <= cost * (1 + 1e-9) + 1e-12
+
+
+@given(values=st.lists(st.integers(-9, 9), min_size=1, max_size=12), k=st.integers(1, 4))
+def test_whole_weights_count_as_so_many_values(values, k):
+    distinct = sorted(set(values))
+    weights = [values.count(v) for v in distinct]
+    found = kmeans_1d(tensor(distinct), k, init="exact", weights=tensor(weights))
+    many = kmeans_1d(tensor(values), k, init="exact")
+    assert math.isclose(found.wcss, many.wcss, abs_tol=1e-9)
+    assert found.least == found.wcss
+
+
+def test_values_of_weight_0_have_no_say_and_are_given_the_nearest():
+    values, weights = tensor([9.0, 1.0, 2.0, 5.9]), tensor([3.0, 1.0, 1.0, 0.0])
+    found = kmeans_1d(values, 2, init="exact", weights=weights)
+    assert found.centroids.tolist() == [1.5, 9.0]
+    assert found.codes.tolist() == [1, 0, 0, 1]
+    assert found.wcss == 0.5
+    alike = kmeans_1d(values, 2, init="exact", weights=torch.zeros(4))
+    assert alike.centroids.tolist() == kmeans_1d(values, 2, init="exact").centroids.tolist()
+
+
+@pytest.mark.parametrize(
+    ("weights", "message"),
+    [
+        ([1.0], r"weights of shape \(1,\) for values of \(2,\)"),
+        ([1.0, -1.0], "a weight is negative, NaN or infinite"),
+        ([1.0, math.nan], "a weight is negative, NaN or infinite"),
+    ],
+)
+def test_weights_that_cannot_be_are_named(weights, message):
+    with pytest.raises(ConfigError, match=message):
+        kmeans_1d(tensor([1.0, 2.0]), 2, weights=tensor(weights))
 
 
 @every_method

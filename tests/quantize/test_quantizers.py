@@ -26,6 +26,8 @@ SHARED["dorefa"] = {"nearest": False}  # tanh squeezes the weights before they a
 
 OTHERS = [
     *(KMeans(3, init) for init in ("linear", "density", "random", "exact")),
+    KMeans(3, granularity="channel"),
+    KMeans(2, "exact", granularity=3),
     *(Affine(3, "group", 5, range=name) for name in RANGES),
     *(Affine(3, "channel", symmetric=False, range=name) for name in RANGES),
     Affine(1, "tensor", symmetric=False),

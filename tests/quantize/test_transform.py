@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from tersor.core.errors import ConfigError
-from tersor.quantize import MAX_BITS, KMeans, codebooks_of, quantize_
+from tersor.quantize import MAX_BITS, KMeans, PowerOfTwo, codebooks_of, quantize_
 
 
 def net(dtype: torch.dtype = torch.float32) -> nn.Sequential:
@@ -163,8 +163,8 @@ def test_importance_that_has_no_say_is_noted():
         model, {"0": Seen([]), "3": 2}, importance={"0.weight": torch.ones(4, 1, 3, 3)}
     )
     assert report.notes == []
-    report = quantize_(net(), 2, importance={"0.weight": torch.ones(4, 1, 3, 3)})
-    assert report.notes == ["KMeans(bits=2): importance has no say"]
+    report = quantize_(net(), PowerOfTwo(), importance={"0.weight": torch.ones(4, 1, 3, 3)})
+    assert report.notes == ["PowerOfTwo(): importance has no say"]
 
 
 @pytest.mark.parametrize("bits", [0, -1, MAX_BITS + 1, 2.5, True, {"0": 0}, {"0": 3.0}])

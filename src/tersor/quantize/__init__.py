@@ -6,7 +6,7 @@ from tersor.quantize.affine import Affine, AffineGrid
 from tersor.quantize.bias_correction import correct_biases_
 from tersor.quantize.binary import Binary
 from tersor.quantize.bitwise import bit_plane_dot, xnor_dot
-from tersor.quantize.centroids import MAX_BITS, CodebookGrid, KMeans
+from tersor.quantize.centroids import MAX_BITS, CodebookGrid, KMeans, RowCodebooks
 from tersor.quantize.clipping import Pact, clipping_penalty, fix_clipping_, unit_clipping
 from tersor.quantize.codebook import Codebook, codebooks_of
 from tersor.quantize.dorefa import DoReFa, QuantizedGradients, quantize_gradient
@@ -90,6 +90,7 @@ __all__ = [
     "QuantizedGradients",
     "QuantizedTraining",
     "Quantizer",
+    "RowCodebooks",
     "SoftStair",
     "StraightThrough",
     "Ternary",

@@ -1,7 +1,7 @@
 """k-means of numbers on a line: the best k values to stand for many.
 
-On a line the clusters are intervals, so a Lloyd step is a search in the midpoints, and the optimum
-is found by dynamic programming.
+On a line the clusters are intervals, so after one sort a Lloyd step takes a search for each
+centroid, and the optimum is a cheapest cut, which C++ finds (native/kmeans.hpp says how).
 """
 
 from __future__ import annotations
@@ -9,16 +9,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from tersor import _native
 from tersor.core.errors import ConfigError, did_you_mean
 
 Start = Callable[[Tensor, int, torch.Generator | None], Tensor]
-"""Sorted float64 values, k and a generator to k first centroids, ascending."""
+"""Sorted values, k and a generator to k first centroids, float64, ascending."""
 
 MAX_LLOYD_STEPS = 300
+
+BINS = 1 << 20
+"""With no more distinct values than these, "exact" is the optimum."""
 
 
 @dataclass(frozen=True)
@@ -27,13 +32,16 @@ class Clusters:
 
     Args:
         centroids: (k,) float64, strictly ascending; fewer than asked if there are fewer values.
-        codes: (n,) int64, the centroid of each value.
-        wcss: sum of the squared distances of the values to their centroids.
+        codes: (n,) int32, the centroid of each value.
+        wcss: sum of the squared distances of the values to their centroids, times their weights.
+        least: no centroids have a smaller wcss; with init "exact" it is the wcss, or nearly so, and
+            with others 0, as nothing is known.
     """
 
     centroids: Tensor
     codes: Tensor
     wcss: float
+    least: float = 0.0
 
 
 def linear(values: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
@@ -50,7 +58,7 @@ def density(values: Tensor, k: int, generator: torch.Generator | None) -> Tensor
     Source: as `linear`; the half step is ours, the paper does not say where its levels begin.
     """
     levels = (torch.arange(k, dtype=torch.float64) + 0.5) / k
-    return values[(levels * len(values)).long().clamp(max=len(values) - 1)]
+    return values[(levels * len(values)).long().clamp(max=len(values) - 1)].double()
 
 
 def random(values: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
@@ -59,7 +67,7 @@ def random(values: Tensor, k: int, generator: torch.Generator | None) -> Tensor:
     Source: as `linear`.
     """
     distinct: Tensor = torch.unique_consecutive(values)
-    return distinct[torch.randperm(len(distinct), generator=generator)[:k]].sort().values
+    return distinct[torch.randperm(len(distinct), generator=generator)[:k]].double().sort().values
 
 
 STARTS: dict[str, Start] = {f.__name__: f for f in (linear, density, random)}
@@ -69,22 +77,32 @@ INITS = (*STARTS, "exact")
 
 
 def kmeans_1d(
-    values: Tensor, k: int, *, init: str = "linear", generator: torch.Generator | None = None
+    values: Tensor,
+    k: int,
+    *,
+    init: str = "linear",
+    weights: Tensor | None = None,
+    generator: torch.Generator | None = None,
 ) -> Clusters:
     """At most k centroids that stand for some numbers with a small sum of squared distances.
 
     Args:
-        values: (n,) finite numbers; the work is done in float64.
+        values: (n,) finite numbers; sums are taken in float64 or better.
         k: centroids, at least 1.
         init: "linear", "density" or "random", each followed by Lloyd's steps until nothing
-            changes; or "exact", the global optimum by dynamic programming in C++.
+            changes; or "exact": the optimum if there are at most 2**20 distinct values, else at
+            most `wcss - least` from it (a millionth of it, for 256 centroids and normal numbers).
+        weights: (n,) how much the squared distance of each value counts, not negative. The starts
+            do not look at them. None, or all zero: all count alike.
         generator: draws the points of "random".
 
     Raises:
-        ConfigError: no values, a value is not finite, k is below 1, `init` is unknown.
+        ConfigError: no values, a value is not finite, k is below 1, `init` is unknown, the weights
+            do not fit.
 
-    Source: Lloyd 1982, IEEE Trans. Inf. Theory 28(2); for the optimum Wang and Song 2011,
-    The R Journal 3(2), with a divide-and-conquer search instead of their quadratic one.
+    Source: Lloyd 1982, IEEE Trans. Inf. Theory 28(2); for the optimum Gronlund et al. 2017,
+    arXiv 1701.07204, on bins and with queues instead of their linear-time search. With weights:
+    Choi, El-Khamy and Lee 2017, arXiv 1612.01543, section 3 (theirs are a Hessian's diagonal).
 
     >>> found = kmeans_1d(torch.tensor([1.0, 2.0, 10.0, 11.0, 12.0]), 2, init="exact")
     >>> found.centroids.tolist(), found.codes.tolist(), found.wcss
@@ -98,43 +116,49 @@ def kmeans_1d(
         raise ConfigError("k-means: no values to cluster")
     if not bool(torch.isfinite(values).all()):
         raise ConfigError("k-means: a value is NaN or infinite")
-    exact = values.detach().flatten().cpu().double()
-    if init == "exact":
-        centroids = _optimal(exact, k)
+    short = values.dtype in (torch.float32, torch.float16, torch.bfloat16)
+    flat = (
+        values.detach().flatten().cpu().to(torch.float32 if short else torch.float64).contiguous()
+    )
+    ordered, counts = _sorted(flat.numpy(), _positive(weights, values))
+    few = int((ordered[1:] != ordered[:-1]).sum()) < k  # each is a centroid, from any start
+    if few or init == "exact":
+        found, _, wcss, least = _native.kmeans_1d(ordered, counts, k, BINS)
     else:
-        ordered = exact.sort().values
-        distinct: Tensor = ordered.unique_consecutive()
-        few = len(distinct) <= k  # one centroid each, which no start but "random" finds surely
-        centroids = distinct if few else _lloyd(ordered, STARTS[init](ordered, k, generator))
-    codes = _assign(exact, centroids)
-    return Clusters(centroids, codes, float((exact - centroids[codes]).square().sum()))
+        start = STARTS[init](torch.from_numpy(ordered), k, generator).numpy()
+        found, _, wcss, least = _native.lloyd(ordered, counts, start, MAX_LLOYD_STEPS)
+    codes = _native.count_below(flat.numpy(), middles(found))
+    return Clusters(torch.from_numpy(found), torch.from_numpy(codes), wcss, least)
 
 
-def _optimal(values: Tensor, k: int) -> Tensor:
-    distinct, multiplicities = values.unique(return_counts=True)
-    centroids, _, _ = _native.kmeans_1d(distinct.numpy(), multiplicities.double().numpy(), k)
-    return torch.from_numpy(centroids)
+def middles(centroids: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Half-way between ascending centroids: up to there the lower one is nearest."""
+    low, high = centroids[:-1], centroids[1:]
+    with np.errstate(over="ignore"):
+        whole = (low + high) / 2
+    return np.where(np.isfinite(whole), whole, low / 2 + high / 2)
 
 
-def _lloyd(values: Tensor, centroids: Tensor) -> Tensor:
-    """Steps of assignment and mean until nothing moves; an empty cluster keeps its centroid."""
-    for _ in range(MAX_LLOYD_STEPS):
-        moved = lloyd_step(values, centroids)
-        if torch.equal(moved, centroids):
-            break
-        centroids = moved
-    # Of centroids that are equal or stand for nothing, one copy or none is kept.
-    return centroids[_assign(values, centroids).unique()]
+def _sorted(
+    values: NDArray[np.floating], weights: NDArray[np.float64] | None
+) -> tuple[NDArray[np.floating], NDArray[np.float64]]:
+    """Values in order and their weights (none: empty); those of weight 0 are left out."""
+    if weights is None:
+        return np.sort(values), np.empty(0)
+    order = np.argsort(values)
+    order = order[weights[order] > 0]
+    return values[order], weights[order]
 
 
-def lloyd_step(values: Tensor, centroids: Tensor) -> Tensor:
-    """One step: each centroid becomes the mean of the values nearest to it."""
-    codes = _assign(values, centroids)
-    sums = torch.zeros_like(centroids).index_add_(0, codes, values)
-    counts = torch.bincount(codes, minlength=len(centroids))
-    return torch.where(counts > 0, sums / counts.clamp(min=1), centroids)
-
-
-def _assign(values: Tensor, centroids: Tensor) -> Tensor:
-    """The nearest of ascending centroids; half-way values go to the lower one."""
-    return torch.bucketize(values, (centroids[1:] + centroids[:-1]) / 2)
+def _positive(weights: Tensor | None, values: Tensor) -> NDArray[np.float64] | None:
+    """Checked weights; None if all count alike."""
+    if weights is None:
+        return None
+    if weights.shape != values.shape:
+        raise ConfigError(
+            f"k-means: weights of shape {tuple(weights.shape)} for values of {tuple(values.shape)}"
+        )
+    flat = weights.detach().flatten().cpu().double()
+    if not bool((torch.isfinite(flat) & (flat >= 0)).all()):
+        raise ConfigError("k-means: a weight is negative, NaN or infinite; expected 0 or more")
+    return flat.numpy() if bool((flat > 0).any()) else None
