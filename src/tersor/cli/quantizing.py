@@ -73,9 +73,9 @@ def quantize_command(
 ) -> None:
     """Put the weights of a network on few values, write it, and tell what it cost.
 
-    Zeros stay zeros. The values are plain floats in the network, and small integers and codes in
-    the file. The error before and after is that on the test set, which is read once, at the end.
-    After an interrupt the same command goes on.
+    Zeros stay zeros. The values are plain floats in the network; the file holds codes of them where
+    a tensor has few. The error before and after is that on the test set, which is read once, at the
+    end. After an interrupt the same command goes on.
 
     Examples:
 
