@@ -6,8 +6,10 @@ import pytest
 import torch
 from torch import nn
 
+from tersor.core import prunable
 from tersor.core.errors import ConfigError
 from tersor.share import (
+    TEMPLATED,
     hash_,
     materialize_,
     parallel_layers,
@@ -143,3 +145,42 @@ def test_records_that_do_not_fit_are_refused_and_nothing_is_changed(record, mess
         rebuild_(model, [record])
     assert list(model.state_dict()) == before
     assert structure(model) == []
+
+
+def test_fresh_coefficients_have_norm_one_so_that_the_variance_stays():
+    torch.manual_seed(0)
+    model = nn.Sequential(*[nn.Linear(100, 100) for _ in range(6)])
+    share_templates_(model, 3, start="fresh", seed=1)
+    for layer in model:
+        assert float(layer.coefficients.detach().norm()) == pytest.approx(1)
+        assert float(layer.weight.detach().var()) == pytest.approx(1 / 300, rel=0.1)
+    again = nn.Sequential(*[nn.Linear(100, 100) for _ in range(6)])
+    share_templates_(again, 3, start="fresh", seed=1)
+    assert torch.equal(again[2].coefficients, model[2].coefficients)
+
+
+def test_layers_are_grouped_by_type_and_shape_and_others_are_skipped():
+    model = nn.Sequential(
+        nn.Linear(4, 4), nn.Conv1d(4, 4, 1), nn.Linear(4, 4), nn.Linear(4, 3), nn.Embedding(4, 4)
+    )
+    report = share_templates_(model, 1)
+    assert [row["name"] for row in report.rows] == ["0.weight", "2.weight"]
+    assert report.skipped["1.weight"] == "no other layer has its type and shape"
+    assert report.skipped["4.weight"].startswith("of Embedding; expected Linear, Conv1d, Conv2d")
+    assert [w.kind for w in prunable(model)][:1] == ["templates"]
+
+
+@pytest.mark.parametrize("plain", TEMPLATED, ids=lambda plain: plain.__name__)
+def test_materialized_layers_are_plain_with_equal_values(plain):
+    torch.manual_seed(0)
+    size = (4, 4) if plain is nn.Linear else (4, 4, 3)
+    model = nn.Sequential(*[plain(*size) for _ in range(3)])
+    share_templates_(model, 2)
+    before = [layer.weight.detach().clone() for layer in model]
+    report = materialize_(model)
+    assert [row["kind"] for row in report.rows] == ["templates"] * 3
+    for layer, weight in zip(model, before, strict=True):
+        assert type(layer) is plain
+        assert torch.equal(layer.weight, weight)
+        assert set(vars(layer)) == set(vars(plain(*size)))
+        assert list(layer.state_dict()) == ["weight", "bias"]

@@ -174,3 +174,34 @@ def test_every_order_has_every_layer_in_every_depth(order):
         for unique in range(1, depth + 1):
             groups = [ORDERS[order](i, depth, unique) for i in range(depth)]
             assert sorted(set(groups)) == list(range(unique))
+
+
+def test_followers_of_followers_and_what_was_tied_before_come_along():
+    model = nn.ModuleList([nn.Linear(2, 2, bias=False) for _ in range(5)])
+    tie_(model, ["3", "4"])
+    first = model[0].weight
+    tie_(model, {"2": "1", "1": "0", "4": "2"})
+    assert all(layer.weight is first for layer in model)
+
+
+def test_an_lstm_of_tied_weights_still_runs():
+    model = nn.ModuleList([nn.LSTM(3, 3), nn.LSTM(3, 3)])
+    tie_(model, ["0", "1"])
+    inputs = torch.randn(4, 1, 3)
+    assert torch.equal(model[0](inputs)[0], model[1](inputs)[0])
+    model[0].weight_hh_l0.data.zero_()
+    assert torch.equal(model[0](inputs)[0], model[1](inputs)[0])
+
+
+def test_a_circle_through_what_is_tied_already_is_refused():
+    model = nn.ModuleList([nn.Linear(2, 2, bias=False) for _ in range(4)])
+    tie_(model, ["0", "2"])
+    tie_(model, ["1", "3"])
+    with pytest.raises(ConfigError, match="a circle among"):
+        tie_(model, {"0": "1", "3": "2"})
+
+
+def test_modules_of_one_type_are_tied_whole_and_others_by_their_weight():
+    model = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 3), nn.Embedding(3, 3))
+    tie_(model, {"1": "0", "2": "0"})
+    assert ties_of(model) == {"0.weight": ["1.weight", "2.weight"], "0.bias": ["1.bias"]}
