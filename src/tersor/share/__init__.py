@@ -1,5 +1,6 @@
 """Weights that are shared: hashed buckets, tied tensors, templates, mixture priors."""
 
+from tersor.share.growl import GrOWL, growl_prox, owl_prox, owl_weights
 from tersor.share.hashed_layers import (
     HASHED,
     HashedConv1d,
@@ -10,6 +11,7 @@ from tersor.share.hashed_layers import (
 from tersor.share.hashing import hash_
 from tersor.share.layer_sharing import ORDERS, share_layers_
 from tersor.share.materializing import materialize_
+from tersor.share.shared_rows import SharedRows, share_rows_
 from tersor.share.sharings import SHARINGS
 from tersor.share.soft import MixturePrior, merge_
 from tersor.share.soft_sharing import SoftSharing
@@ -29,21 +31,27 @@ __all__ = [
     "ORDERS",
     "SHARINGS",
     "TEMPLATED",
+    "GrOWL",
     "HashedConv1d",
     "HashedConv2d",
     "HashedEmbedding",
     "HashedLinear",
     "MixturePrior",
+    "SharedRows",
     "SoftSharing",
     "TemplateConv1d",
     "TemplateConv2d",
     "TemplateLinear",
+    "growl_prox",
     "hash_",
     "materialize_",
     "merge_",
+    "owl_prox",
+    "owl_weights",
     "parallel_layers",
     "rebuild_",
     "share_layers_",
+    "share_rows_",
     "share_templates_",
     "structure",
     "tie_",
