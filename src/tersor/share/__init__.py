@@ -1,5 +1,6 @@
 """Weights that are shared: hashed buckets, tied tensors, templates, mixture priors."""
 
+from tersor.share.equilibrium import Equilibrium, anderson
 from tersor.share.growl import GrOWL, growl_prox, owl_prox, owl_weights
 from tersor.share.hashed_layers import (
     HASHED,
@@ -25,12 +26,14 @@ from tersor.share.templates import (
     share_templates_,
 )
 from tersor.share.tying import tie_, ties_of, untie_
+from tersor.share.universal import UniversalTransformer
 
 __all__ = [
     "HASHED",
     "ORDERS",
     "SHARINGS",
     "TEMPLATED",
+    "Equilibrium",
     "GrOWL",
     "HashedConv1d",
     "HashedConv2d",
@@ -42,6 +45,8 @@ __all__ = [
     "TemplateConv1d",
     "TemplateConv2d",
     "TemplateLinear",
+    "UniversalTransformer",
+    "anderson",
     "growl_prox",
     "hash_",
     "materialize_",
