@@ -23,7 +23,7 @@ from running import kept, mean_and_range, options, put, table
 from tersor.core.seeding import seed_everything
 from tersor.measure import evaluate
 from tersor.quantize import CodebookTuner, codebooks_of, quantize_
-from tersor.share import SoftSharing, hash_
+from tersor.share import hash_
 from tersor.store import save
 from tersor.tasks import load_task
 from tersor.train import Stepper
@@ -127,34 +127,8 @@ def codebooks(bits: int, seed: int, steps: int, data_dir: str | None) -> dict[st
     return result(model, task)
 
 
-def soft(seed: int, steps: int, data_dir: str | None) -> dict[str, Any]:
-    """LeNet-300-100 under a mixture prior."""
-    task = load_task("mnist", data_dir=data_dir)
-    seed_everything(seed, "soft sharing")
-    model = nn.Sequential(
-        nn.Flatten(),
-        nn.Linear(784, 300),
-        nn.ReLU(),
-        nn.Linear(300, 100),
-        nn.ReLU(),
-        nn.Linear(100, 10),
-    )
-    before = result(trained(model, task, steps, seed), task)
-    sharing = SoftSharing(model, 16, strength=SOFT_STRENGTH)
-    optimizer = torch.optim.Adam(model.parameters(), RATE / 2)
-    Stepper(model, task, optimizer, seed=seed + 1000).run(steps, methods=[sharing])
-    report = sharing.harden_()
-    plain = 4 * before["numbers"]
-    after = result(model, task)
-    share = float(report.summary["kept"] or 0) / float(report.summary["weights"] or 1)
-    return {"before": before["test"], "plain": plain, "kept": share, **after}
-
-
-SOFT_STRENGTH = 0.005 / 60_000
-
-
 def main() -> None:
-    given = options(__doc__, first=0, soft=0)
+    given = options(__doc__, first=0)
     steps = 430 if given.quick else 1720
     seeds = range(given.first, given.first + (1 if given.quick else given.seeds))
 
