@@ -68,6 +68,17 @@ def test_what_takes_the_place_of_a_layer_has_its_structure():
         left.check(Factorize(), ["fc1.1.weight"])
 
 
+def test_attention_is_shared_before_its_weights_are_pruned_or_tied():
+    model = nn.Sequential(*[nn.TransformerEncoderLayer(8, 2, 8) for _ in range(2)])
+    sharing = Share(method="attention")
+    check_order(model, (Prune(density=0.5, select=["Linear"]), sharing, HALF, Quantize(bits=4)))
+    with pytest.raises(ConfigError, match=r"'0\.self_attn\.in_proj_weight' .* zeros .* first"):
+        check_order(model, (HALF, sharing))
+    ties = Share(method="tie", settings={"ties": {"1.self_attn": "0.self_attn"}})
+    with pytest.raises(ConfigError, match=r"left with ties .* it would put another tensor"):
+        check_order(model, (ties, sharing))
+
+
 def test_weights_of_one_module_are_told_apart():
     left = Structures()
     left.add(Quantize(bits=4), ["lstm.weight_ih_l0"])

@@ -98,6 +98,27 @@ def test_what_each_step_leaves_is_in_the_file(name, digits, tmp_path):
     assert result.dense_bytes == 4 * sum(p.numel() for p in fresh().parameters())
 
 
+def test_attention_that_was_shared_is_trained_pruned_and_quantized_like_other_layers(
+    digits, tmp_path
+):
+    steps = (
+        Train(epochs=1, **QUICK),
+        Share(method="attention", settings={"threshold": 0.0}, batches=2, epochs=1, **QUICK),
+        Prune(density=0.5),
+        Quantize(bits=4),
+    )
+    model, again = fresh("transformer"), fresh("transformer")
+    result = compress(model, digits, Recipe(steps), out=tmp_path / "a.terse", verbose=False)
+    load_network(again, result.file)
+    x = digits.example_input
+    assert torch.equal(again.eval()(x), model.eval()(x))
+    (record,) = metadata(result.file)["structure"]["share"]
+    assert record["layers"] == [f"encoder.layer{n}.self_attn" for n in (1, 2, 3)]
+    values = load(result.file)["encoder.layer2.self_attn.v_proj.weight"]
+    assert (values == 0).any()
+    assert len(values.unique()) <= 17
+
+
 def test_a_later_training_leaves_values_that_were_given_already(digits, tmp_path):
     steps = (
         Quantize(bits=2, select=["fc1"]),

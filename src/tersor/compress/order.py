@@ -18,6 +18,7 @@ from tersor.core.weights import survey
 _PARTS = "training moves the shared values apart"
 _NO_MATRIX = "a hashed layer has no matrix of its own"
 _UNTIED = "it would put another tensor in one of the places that share it"
+_MAP = "its parts become layers of their own: share attention first"
 _MIXTURE = "the weight is a mixture of templates, not a tensor of its own"
 
 REFUSED: Mapping[tuple[str, str], str] = {
@@ -27,6 +28,8 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("zeros", "templates"): "a mixture of templates has no zeros",
     ("zeros", "factorize"): "factors of a weight with zeros are dense: factorize first, then prune "
     "the factors",
+    ("zeros", "attention"): _MAP,
+    ("values", "attention"): _MAP,
     ("values", "train"): f"{_PARTS}: train first, or give quantize its own epochs",
     ("values", "prune and train"): f"{_PARTS}: prune first, or without epochs",
     ("values", "quantize"): "it has few values already; give each weight to one step",
@@ -39,6 +42,7 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("buckets", "tie"): _NO_MATRIX,
     ("buckets", "templates"): _NO_MATRIX,
     ("buckets", "factorize"): _NO_MATRIX,
+    ("ties", "attention"): _UNTIED,
     ("ties", "hash"): _UNTIED,
     ("ties", "templates"): _UNTIED,
     ("ties", "factorize"): _UNTIED,
@@ -57,6 +61,8 @@ REFUSED: Mapping[tuple[str, str], str] = {
 
 def leaves(step: Step) -> str | None:
     """The structure that a step leaves in the weights that it takes."""
+    if isinstance(step, Share) and step.method == "attention":
+        return None  # its layers are plain ones
     if isinstance(step, Share):
         return {"hash": "buckets", "soft": "values", "templates": "templates"}.get(
             step.method, "ties"
@@ -68,7 +74,7 @@ def leaves(step: Step) -> str | None:
 def does(step: Step) -> str:
     """What a step does, as `REFUSED` calls it."""
     if isinstance(step, Share):
-        return step.method if step.method in ("hash", "soft", "templates") else "tie"
+        return "tie" if step.method in ("tie", "layers") else step.method
     if isinstance(step, Prune):
         return "prune and train" if step.epochs else "prune"
     return type(step).__name__.lower()
@@ -147,9 +153,11 @@ def taken(model: nn.Module, step: Step) -> list[str]:
     if isinstance(step, Train):
         return []
     select = step.select
-    if isinstance(step, Share) and step.method in ("tie", "layers"):
+    if isinstance(step, Share) and step.method in ("tie", "layers", "attention"):
         select = _named(step.settings)
     weights, _ = survey(model, select=select or None, ignore=step.ignore or None)
+    if isinstance(step, Share) and step.method == "attention":
+        weights = [w for w in weights if w.kind == "attention"]
     return [weight.name for weight in weights]
 
 

@@ -37,6 +37,9 @@ def share(run: Run, number: int, step: Share) -> Done:
             given[name] = value
     if "seed" in known:
         given.setdefault("seed", run.seed)
+    if "data" in known:
+        seed_everything(run.seed, "share")  # decides the batches that are looked at
+        given.setdefault("data", FirstBatches(run.task.train, step.batches))
     if isinstance(maker, type):
         return _while_training(run, number, step, given)
     report: Report = made("method", step.method, SHARINGS, given)

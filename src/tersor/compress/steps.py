@@ -137,6 +137,9 @@ class Share(Training):
     )
     settings: dict[str, Any] = Field(default={}, description=_SETTINGS)
     epochs: int = Field(default=0, ge=0, description=_EPOCHS)
+    batches: int = Field(
+        default=8, ge=1, description="training batches that a method looks at, 1 or more"
+    )
     select: list[str] = Field(default=[], description=_SELECTORS)
     ignore: list[str] = Field(default=[], description=_SELECTORS)
 

@@ -1,5 +1,7 @@
 """Weights that are shared: hashed buckets, tied tensors, templates, mixture priors."""
 
+from tersor.share.attention_maps import attention_similarity, map_divergence, neighbour_groups
+from tersor.share.attention_sharing import share_attention_
 from tersor.share.equilibrium import Equilibrium, anderson
 from tersor.share.growl import GrOWL, growl_prox, owl_prox, owl_weights
 from tersor.share.hashed_layers import (
@@ -12,6 +14,7 @@ from tersor.share.hashed_layers import (
 from tersor.share.hashing import hash_
 from tersor.share.layer_sharing import ORDERS, share_layers_
 from tersor.share.materializing import materialize_
+from tersor.share.shared_attention import AttentionSource, SharedAttention
 from tersor.share.shared_rows import SharedRows, share_rows_
 from tersor.share.sharings import SHARINGS
 from tersor.share.soft import MixturePrior, merge_
@@ -33,6 +36,7 @@ __all__ = [
     "ORDERS",
     "SHARINGS",
     "TEMPLATED",
+    "AttentionSource",
     "Equilibrium",
     "GrOWL",
     "HashedConv1d",
@@ -40,6 +44,7 @@ __all__ = [
     "HashedEmbedding",
     "HashedLinear",
     "MixturePrior",
+    "SharedAttention",
     "SharedRows",
     "SoftSharing",
     "TemplateConv1d",
@@ -47,14 +52,18 @@ __all__ = [
     "TemplateLinear",
     "UniversalTransformer",
     "anderson",
+    "attention_similarity",
     "growl_prox",
     "hash_",
+    "map_divergence",
     "materialize_",
     "merge_",
+    "neighbour_groups",
     "owl_prox",
     "owl_weights",
     "parallel_layers",
     "rebuild_",
+    "share_attention_",
     "share_layers_",
     "share_rows_",
     "share_templates_",

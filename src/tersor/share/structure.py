@@ -9,6 +9,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError, did_you_mean
+from tersor.share.attention_maps import attentions
+from tersor.share.attention_sharing import map_groups, share_map_
 from tersor.share.hashed_layers import HASHED
 from tersor.share.hashing import to_hashed_
 from tersor.share.templates import TEMPLATED, template_groups, to_templates_
@@ -19,7 +21,7 @@ Record = dict[str, Any]
 
 
 def structure(model: nn.Module) -> list[Record]:
-    """Records of all that is hashed, made of templates or tied in a model.
+    """Records of all attention that is shared, and of what is hashed, mixed or tied in a model.
 
     With them `rebuild_` gives the model as it was built the same parameters, so that the state
     dict loads.
@@ -31,7 +33,9 @@ def structure(model: nn.Module) -> list[Record]:
     >>> [(record["kind"], record["name"]) for record in structure(model)]
     [('hashed', '0'), ('tied', '0.bias')]
     """
-    records: list[Record] = []
+    records: list[Record] = [
+        {"name": names[0], "kind": "attention", "layers": names} for names in map_groups(model)
+    ]
     for name, layer in model.named_modules(remove_duplicate=False):
         if type(layer) in HASHED.values():
             found: Any = layer
@@ -102,6 +106,17 @@ def _rebuild_hashed(model: nn.Module, record: Mapping[str, Any]) -> None:
     to_hashed_(layer, buckets, seed, bool(even))
 
 
+def _rebuild_attention(model: nn.Module, record: Mapping[str, Any]) -> None:
+    names = record["layers"]
+    found, skipped = attentions(model, names)
+    for name, reason in skipped.items():
+        raise ConfigError(f"{name!r}: {reason}")
+    heads = {layer.num_heads for layer in found.values()}
+    if len(found) < 2 or len(heads) > 1:
+        raise ConfigError(f"layers {names}; expected two or more, with as many heads")
+    share_map_(model, names)
+
+
 def _rebuild_templates(model: nn.Module, record: Mapping[str, Any]) -> None:
     names, number = record["layers"], record["templates"]
     layers: list[Any] = [_module(model, name) for name in names]
@@ -128,6 +143,7 @@ def _rebuild_tied(model: nn.Module, record: Mapping[str, Any]) -> None:
 
 
 _REBUILD: dict[Any, Callable[[nn.Module, Mapping[str, Any]], None]] = {
+    "attention": _rebuild_attention,
     "hashed": _rebuild_hashed,
     "templates": _rebuild_templates,
     "tied": _rebuild_tied,
