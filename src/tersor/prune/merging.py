@@ -13,10 +13,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from tersor.core.derivatives import differentiable
 from tersor.core.errors import ConfigError, did_you_mean
 from tersor.core.masks import MaskSet
 from tersor.core.report import Report, Value
-from tersor.prune.scoring import Data, ScoringData, as_scoring_data, differentiable
+from tersor.prune.scoring import Data, ScoringData, as_scoring_data
 
 _Conv = nn.Conv1d | nn.Conv2d | nn.Conv3d
 

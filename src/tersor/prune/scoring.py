@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tersor.core.derivatives import differentiable
 from tersor.core.errors import ConfigError
 from tersor.core.seeding import generator, rng_state, set_rng_state
 from tersor.core.weights import Weight
@@ -100,32 +100,6 @@ def as_scoring_data(data: Data) -> ScoringData:
     return data if isinstance(data, ScoringData) else ScoringData(data)
 
 
-@contextlib.contextmanager
-def differentiable(model: nn.Module, weights: Iterable[Weight] = ()) -> Iterator[None]:
-    """Eval mode in which these weights have gradients; afterwards all is as it was.
-
-    That is the training flag of each module, `requires_grad` of each weight (frozen ones too) and
-    the global random generators. Take gradients by `torch.autograd.grad`, which leaves `.grad`.
-    """
-    flags = [(module, module.training) for module in model.modules()]
-    parameters = [weight.parameter for weight in weights]
-    frozen = [p for p in parameters if not p.requires_grad]
-    state = rng_state()
-    model.eval()
-    try:
-        for parameter in frozen:
-            parameter.requires_grad_(True)
-        # cuDNN's recurrent layers refuse a backward pass in eval mode; torch's own do not.
-        with torch.enable_grad(), torch.backends.cudnn.flags(enabled=not _is_recurrent(model)):
-            yield
-    finally:
-        for parameter in frozen:
-            parameter.requires_grad_(False)
-        for module, training in flags:
-            module.training = training
-        set_rng_state(state)
-
-
 def mean_gradients(
     model: nn.Module, weights: list[Weight], data: ScoringData, criterion: str
 ) -> list[Tensor]:
@@ -170,7 +144,3 @@ class Lazily(Mapping[str, T]):
 
     def __len__(self) -> int:
         return len(self._makers)
-
-
-def _is_recurrent(model: nn.Module) -> bool:
-    return any(isinstance(module, nn.RNNBase) for module in model.modules())

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tersor.core.derivatives import differentiable
 from tersor.core.units import from_units, users
 from tersor.core.weights import Weight, prunable
 from tersor.prune.criteria.entries import precise, refusing
-from tersor.prune.scoring import Scores, ScoringData, differentiable
+from tersor.prune.scoring import Scores, ScoringData
 
 
 def batch_norm_scale(model: nn.Module, data: ScoringData) -> Scores:

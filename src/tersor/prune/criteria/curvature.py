@@ -13,12 +13,13 @@ from collections.abc import Callable, Generator, Iterator
 import torch
 from torch import Tensor, nn
 
+from tersor.core.derivatives import differentiable
 from tersor.core.errors import ConfigError
 from tersor.core.tables import look_up
 from tersor.core.weights import Weight, prunable
 from tersor.prune.criteria.entries import precise
 from tersor.prune.criteria.twice import mean_product
-from tersor.prune.scoring import Scores, ScoringData, differentiable
+from tersor.prune.scoring import Scores, ScoringData
 
 Vectors = Generator[list[list[Tensor]]]
 """For each sample its vectors, each a tensor per weight."""

@@ -15,11 +15,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tersor.core.derivatives import differentiable
 from tersor.core.units import as_units, from_units, group_count, users
 from tersor.core.weights import Weight, prunable
 from tersor.prune.criteria.entries import refusing
 from tersor.prune.criteria.synflow import ones_input
-from tersor.prune.scoring import Scores, ScoringData, differentiable
+from tersor.prune.scoring import Scores, ScoringData
 
 Visit = Callable[[Weight, Tensor, Tensor], Tensor]
 """A weight of the copy, what comes into its layer, what comes out: what is to come out."""

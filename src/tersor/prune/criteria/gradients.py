@@ -5,9 +5,10 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from tersor.core.derivatives import differentiable
 from tersor.core.weights import prunable
 from tersor.prune.criteria.entries import precise
-from tersor.prune.scoring import Scores, ScoringData, differentiable, mean_gradients
+from tersor.prune.scoring import Scores, ScoringData, mean_gradients
 
 
 def gradient_magnitude(model: nn.Module, data: ScoringData) -> Scores:

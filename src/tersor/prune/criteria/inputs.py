@@ -7,9 +7,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
+from tersor.core.derivatives import differentiable
 from tersor.core.layer_inputs import watching_inputs
 from tersor.core.weights import Weight
-from tersor.prune.scoring import ScoringData, differentiable
+from tersor.prune.scoring import ScoringData
 
 
 def watch_inputs(

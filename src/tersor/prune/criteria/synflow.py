@@ -7,9 +7,10 @@ import copy
 import torch
 from torch import Tensor, nn
 
+from tersor.core.derivatives import differentiable
 from tersor.core.errors import ConfigError
 from tersor.core.weights import prunable
-from tersor.prune.scoring import Scores, ScoringData, differentiable
+from tersor.prune.scoring import Scores, ScoringData
 
 
 def synflow(model: nn.Module, data: ScoringData) -> Scores:

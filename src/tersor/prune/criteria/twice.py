@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
+from tersor.core.derivatives import hessian_product, twice_differentiable
 from tersor.core.weights import Weight
-from tersor.prune.scoring import ScoringData, differentiable
+from tersor.prune.scoring import ScoringData
 
 
 def mean_product(
@@ -35,26 +34,3 @@ def mean_product(
             for total, part in zip(sums, found, strict=True):
                 total.add_(part, alpha=len(inputs))
     return [total.div_(samples) for total in sums]
-
-
-def hessian_product(
-    loss: Tensor, parameters: Sequence[Tensor], vectors: Sequence[Tensor]
-) -> list[Tensor]:
-    """The Hessian of a scalar in these parameters, times a vector given as one tensor of each.
-
-    >>> x = torch.tensor([1.0, 2.0], requires_grad=True)
-    >>> hessian_product((x[0] * x[1]).square(), [x], [torch.tensor([1.0, 0.0])])
-    [tensor([8., 8.])]
-    """
-    slopes = torch.autograd.grad(loss, parameters, create_graph=True, materialize_grads=True)
-    along = torch.stack([(s * v).sum() for s, v in zip(slopes, vectors, strict=True)]).sum()
-    if not along.requires_grad:  # the scalar is linear in all of them
-        return [torch.zeros_like(parameter) for parameter in parameters]
-    return list(torch.autograd.grad(along, parameters, materialize_grads=True))
-
-
-@contextlib.contextmanager
-def twice_differentiable(model: nn.Module, weights: Iterable[Weight]) -> Iterator[None]:
-    """As `differentiable`, with attention as plain matrix products: fused, it has no second one."""
-    with differentiable(model, weights), sdpa_kernel(SDPBackend.MATH):
-        yield

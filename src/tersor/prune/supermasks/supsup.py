@@ -9,12 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from tersor.core.checkpoint import load_checkpoint, save_checkpoint
+from tersor.core.derivatives import differentiable
 from tersor.core.errors import ConfigError, FormatError, did_you_mean
 from tersor.core.tables import look_up
 from tersor.core.weights import Selectors
 from tersor.prune.allocation import kept_count
 from tersor.prune.learned.layers import maskable
-from tersor.prune.scoring import differentiable
 from tersor.prune.selection import highest
 from tersor.prune.supermasks.constants import signed_constant_
 from tersor.prune.supermasks.inference import OBJECTIVES, SEARCHES, Objective
