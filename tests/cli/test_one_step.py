@@ -48,6 +48,12 @@ def test_quantize_to_integers_with_activations_and_the_file_is_read_as_it_is(ter
     assert again["error"] == pytest.approx(found["error"])
 
 
+def test_quantize_to_subvectors(tersor):
+    settings = ("--method", "product", "--set", "k=16", "--set", "dimension=4")
+    found = tersor("quantize", "net.terse", *settings)
+    assert len(load(found["file"])["fc1.weight"].view(-1, 4).unique(dim=0)) <= 16
+
+
 def test_share_hashes_a_fresh_network_and_trains_it(tersor):
     settings = ("--set", "density=0.125", "--set", "start=fresh")
     found = tersor("share", *settings, "--epochs", "3", "--learning-rate", "0.005")

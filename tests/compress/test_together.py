@@ -151,6 +151,21 @@ def test_pruned_weights_are_few_values_and_zeros_stay_however_they_are_quantized
         assert max(len(row.unique()) for row in layer.weight) <= 16
 
 
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_pruned_weights_are_subvectors_and_zeros_stay_at_once_and_trained(epochs, digits, tmp_path):
+    steps = [
+        {"prune": {"density": 0.5, "allocation": "uniform"}},
+        {"quantize": {"method": "product", "settings": {"k": 16, "dimension": 4}}},
+    ]
+    steps[1]["quantize"] |= {"epochs": epochs, "learning_rate": 1e-3}
+    model = fresh()
+    compress(model, digits, {"steps": steps}, out=tmp_path / "a.terse", verbose=False)
+    for layer in (model.fc1, model.fc2, model.fc3):
+        assert int((layer.weight == 0).sum()) == layer.weight.numel() // 2
+        for column in layer.weight.view(-1, 4).unbind(1):
+            assert len(column[column != 0].unique()) <= 16
+
+
 def test_a_step_that_undoes_another_is_refused_before_anything_is_trained(digits, tmp_path):
     recipe = Recipe((Train(epochs=1), Prune(density=0.1), Factorize()))
     model = fresh()
@@ -221,6 +236,8 @@ def test_inputs_are_quantized_and_the_file_says_so(digits, tmp_path):
             {"quantize": {"rounding": "gptq", "epochs": 1, "method": "affine"}},
             "'gptq' is for a net",
         ),
+        ({"quantize": {"method": "product", "bits": 8}}, "method 'product': no setting 'bits'"),
+        ({"quantize": {"method": "residual", "epochs": 1}}, "a codebook of 2 stages has no values"),
         ({"quantize": {"method": "affine", "bits": 1}}, "bits: 1; expected a whole number from 2"),
         ({"share": {"method": "tie", "select": ["fc1"]}}, "takes no 'select'"),
     ],

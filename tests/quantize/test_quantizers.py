@@ -14,6 +14,8 @@ from tersor.quantize import (
     KMeans,
     OutlierAware,
     PowerOfTwo,
+    Product,
+    Residual,
     Ternary,
 )
 from tersor.testing import check_quantizer
@@ -46,6 +48,12 @@ OTHERS = [
     PowerOfTwo(2),
 ]
 
+VECTORS = [  # what is kept of a subvector is no subvector, so under masks they are not idempotent
+    Product(k=4, dimension=3),
+    Product(k=4, dimension=5, codebook="position"),
+    Residual(3, k=4, dimension=4),
+]
+
 
 @pytest.mark.parametrize("name", QUANTIZERS)
 def test_every_quantizer_passes_the_shared_suite(name):
@@ -55,3 +63,8 @@ def test_every_quantizer_passes_the_shared_suite(name):
 @pytest.mark.parametrize("quantizer", OTHERS, ids=repr)
 def test_other_settings_pass_the_shared_suite(quantizer):
     check_quantizer(lambda: quantizer)
+
+
+@pytest.mark.parametrize("quantizer", VECTORS, ids=repr)
+def test_quantizers_of_subvectors_pass_the_shared_suite(quantizer):
+    check_quantizer(lambda: quantizer, idempotent=False)

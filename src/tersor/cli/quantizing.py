@@ -85,6 +85,8 @@ def quantize_command(
 
       tersor quantize net.terse --method affine --bits 4 --set group=64 --rounding gptq
 
+      tersor quantize net.terse --method product --set k=256 --set dimension=4 --epochs 5
+
       tersor quantize net.terse --training lsq --bits 3 --epochs 10 --learning-rate 0.001
     """
     step = Quantize.read(

@@ -13,6 +13,7 @@ from tersor.prune import FirstBatches
 from tersor.quantize import (
     QUANTIZERS,
     TRAININGS,
+    Codebook,
     CodebookTuner,
     QuantizedTraining,
     Quantizer,
@@ -21,10 +22,16 @@ from tersor.quantize import (
     gptq_,
     quantize_,
     quantize_activations_,
+    quantize_vectors_,
 )
 
 if TYPE_CHECKING:
     from tersor.compress.run import Run
+
+VECTORS = ("product", "residual")
+
+TUNED = ("kmeans", *VECTORS)
+"""Methods that share values, which epochs train; what others give is trained straight through."""
 
 
 def quantize(run: Run, number: int, step: Quantize) -> tuple[list[Report], list[str]]:
@@ -32,10 +39,13 @@ def quantize(run: Run, number: int, step: Quantize) -> tuple[list[Report], list[
     chosen: dict[str, Any] = {"select": step.select or None, "ignore": step.ignore or None}
     seed_everything(run.seed, "quantize")  # decides the batches that are looked at
     batches = FirstBatches(run.task.train, step.batches)
-    if step.training is not None or (step.epochs and step.method != "kmeans"):
+    if step.training is not None or (step.epochs and step.method not in TUNED):
         return _while_training(run, number, step, batches, chosen)
     quantizers = _quantizers(run, step)
-    if step.rounding == "gptq":
+    books: dict[str, Codebook] | None = None
+    if step.epochs and step.method in VECTORS and step.rounding == "nearest":
+        books, report = quantize_vectors_(run.model, quantizers, masks=run.masks, **chosen)
+    elif step.rounding == "gptq":
         report = gptq_(run.model, quantizers, batches, masks=run.masks, **chosen)
     else:
         report = quantize_(run.model, quantizers, masks=run.masks, **chosen)
@@ -43,7 +53,8 @@ def quantize(run: Run, number: int, step: Quantize) -> tuple[list[Report], list[
     if step.activations is not None:
         reports.append(quantize_activations_(run.model, batches, bits=step.activations, **chosen))
     if step.epochs and names:
-        books = codebooks_of(run.model, select=names)
+        if books is None:
+            books = codebooks_of(run.model, select=names)
         reports.append(run.fit(number, step, [CodebookTuner(run.model, books)], held=names))
     return reports, names
 
@@ -90,7 +101,7 @@ def _quantizers(run: Run, step: Quantize) -> Quantizer | dict[str, int | Quantiz
         settings: dict[str, Any] = dict(step.settings)
         if bits is not None:
             settings["bits"] = bits
-        if step.method == "kmeans":
+        if step.method in TUNED:
             settings.setdefault("seed", run.seed)
         return made("method", step.method, QUANTIZERS, settings)
 

@@ -94,8 +94,8 @@ class Prune(Training):
 class Quantize(Training):
     """Put weights on few values; with epochs, train them so.
 
-    Codebooks of k-means are trained as shared values, other quantizers by gradients that pass
-    straight through them; or by the rule that `training` names.
+    Codebooks of k-means and of subvectors are trained as shared values, other quantizers by
+    gradients that pass straight through them; or by the rule that `training` names.
     """
 
     method: Annotated[str, AfterValidator(partial(_known, QUANTIZERS))] = Field(

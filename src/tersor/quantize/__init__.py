@@ -28,9 +28,11 @@ from tersor.quantize.noise import noisy_blocks
 from tersor.quantize.observers import Observer
 from tersor.quantize.outlier import OutlierAware
 from tersor.quantize.powers import PowerOfTwo
+from tersor.quantize.product import Product
 from tersor.quantize.quantizer import Grid, GridQuantizer, Quantizer
 from tersor.quantize.quantizers import QUANTIZERS
 from tersor.quantize.ranges import ACIQ, KL, MSE, RANGES, MinMax, Percentile
+from tersor.quantize.residual import Residual
 from tersor.quantize.rounding import ROUNDINGS
 from tersor.quantize.soft import SoftStair, soft_stair
 from tersor.quantize.straight_through import BACKWARDS, straight_through
@@ -41,6 +43,9 @@ from tersor.quantize.training import QuantizedTraining
 from tersor.quantize.trainings import TRAININGS
 from tersor.quantize.transform import quantize_
 from tersor.quantize.tuning import CodebookTuner
+from tersor.quantize.vector_codebook import VectorCodebook
+from tersor.quantize.vector_kmeans import Points, VectorClusters, kmeans_vectors
+from tersor.quantize.vectors import quantize_vectors_
 
 __all__ = [
     "ACIQ",
@@ -86,16 +91,21 @@ __all__ = [
     "OutlierAware",
     "Pact",
     "Percentile",
+    "Points",
     "PowerOfTwo",
+    "Product",
     "QuantizedGradients",
     "QuantizedTraining",
     "Quantizer",
+    "Residual",
     "RowCodebooks",
     "SoftStair",
     "StraightThrough",
     "Ternary",
     "TrainedTernary",
     "Training",
+    "VectorClusters",
+    "VectorCodebook",
     "bit_plane_dot",
     "clipping_penalty",
     "codebooks_of",
@@ -105,11 +115,13 @@ __all__ = [
     "fold_batch_norms_",
     "gptq_",
     "kmeans_1d",
+    "kmeans_vectors",
     "noisy_blocks",
     "percentile_of",
     "quantize_",
     "quantize_activations_",
     "quantize_gradient",
+    "quantize_vectors_",
     "rebuild_",
     "remove_activation_quantizers_",
     "soft_stair",

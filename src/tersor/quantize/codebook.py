@@ -21,7 +21,8 @@ class Codebook:
 
     Args:
         centroids: (k,) of the weight's dtype, none of them zero.
-        codes: the weight's shape, int16: the centroid of each kept weight, -1 where not kept.
+        codes: the weight's shape, int16 (or int32): the centroid of each kept weight, -1 where not
+            kept.
     """
 
     centroids: Tensor

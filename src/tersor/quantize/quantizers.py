@@ -11,7 +11,9 @@ from tersor.quantize.formats import S2FP8, FloatFormat
 from tersor.quantize.multi_binary import MultiBinary
 from tersor.quantize.outlier import OutlierAware
 from tersor.quantize.powers import PowerOfTwo
+from tersor.quantize.product import Product
 from tersor.quantize.quantizer import Quantizer
+from tersor.quantize.residual import Residual
 from tersor.quantize.ternary import Ternary
 
 QUANTIZERS: dict[str, type[Quantizer]] = {
@@ -27,5 +29,7 @@ QUANTIZERS: dict[str, type[Quantizer]] = {
     "fixed_point": FixedPoint,
     "dynamic_fixed_point": DynamicFixedPoint,
     "outlier": OutlierAware,
+    "product": Product,
+    "residual": Residual,
 }
 """Name of a quantizer to its class, every setting of which has a default."""

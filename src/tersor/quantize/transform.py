@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from tersor.core.weights import Selectors, Weight, assign, survey
 from tersor.quantize.centroids import KMeans
 from tersor.quantize.codebook import distinct
 from tersor.quantize.orientation import as_stored, outputs_first
-from tersor.quantize.quantizer import Quantizer, label
+from tersor.quantize.quantizer import Quantizer, bits_of, label
 
 MOST_COUNTED = 1 << 16
 """Distinct values of a tensor, up to which the report counts them."""
@@ -56,6 +56,28 @@ def quantize_(
     >>> len(model.weight.unique()), report.rows[0]["values"]
     (4, 4)
     """
+    return quantize_each(
+        model,
+        quantizer,
+        quantized,
+        masks=masks,
+        importance=importance,
+        select=select,
+        ignore=ignore,
+    )
+
+
+def quantize_each(
+    model: nn.Module,
+    quantizer: int | Quantizer | Mapping[str, int | Quantizer],
+    values: Callable[[Quantizer, Weight, Tensor, Tensor | None], Tensor],
+    *,
+    masks: Mapping[str, Tensor] | None,
+    importance: Mapping[str, Tensor] | None,
+    select: Selectors,
+    ignore: Selectors,
+) -> Report:
+    """Give each weight its values, as `quantized` does; all else as `quantize_`."""
     weights, skipped = survey(model, select=select, ignore=ignore)
     chosen = chosen_quantizers(model, quantizer, weights)
     masks, importance = masks or {}, importance or {}
@@ -73,12 +95,15 @@ def quantize_(
             skipped[weight.name] = "all of its weights are zero"
             continue
         try:
-            after = quantized(chosen[weight.name], weight, kept, importance.get(weight.name))
+            after = values(chosen[weight.name], weight, kept, importance.get(weight.name))
         except ConfigError as error:
             raise ConfigError(f"quantize: {weight.name!r}: {error}") from error
         results.append((weight, after))
         rows.append({"name": weight.name, "quantizer": label(chosen[weight.name])})
-        rows[-1] |= {"kept": int(kept.sum()), "bits": chosen[weight.name].bits}
+        rows[-1] |= {
+            "kept": int(kept.sum()),
+            "bits": bits_of(chosen[weight.name], outputs_first(weight, before).shape),
+        }
         rows[-1] |= errors(before, after, kept)
     for weight, after in results:  # all of them could be quantized: now, and not before, any is
         with torch.no_grad():
@@ -99,16 +124,28 @@ def quantized(
     Raises:
         ConfigError: a kept entry is not finite, or the quantizer cannot take this weight.
     """
+    return as_stored(weight, quantizer(*seen(weight, kept, importance)))
+
+
+def seen(
+    weight: Weight, kept: Tensor, importance: Tensor | None = None
+) -> tuple[Tensor, Tensor | None, Tensor | None]:
+    """What a quantizer is called with: the weight, what is kept of it (None: all), importance.
+
+    Raises:
+        ConfigError: an entry is not finite.
+    """
     before = weight.parameter.detach()
     if not bool(torch.isfinite(before).all()):
         raise ConfigError("a weight is NaN or infinite")
     whole = bool(kept.all())
     if importance is not None:
         importance = outputs_first(weight, importance.to(before.device))
-    after = quantizer(
-        outputs_first(weight, before), None if whole else outputs_first(weight, kept), importance
+    return (
+        outputs_first(weight, before),
+        None if whole else outputs_first(weight, kept),
+        importance,
     )
-    return as_stored(weight, after)
 
 
 def chosen_quantizers(

@@ -25,14 +25,20 @@ class CodebookTuner:
     step they are set to the very same value. A sum is large: take a smaller learning rate than for
     weights. All that is not in a codebook (biases, other weights) trains as ever.
 
+    Subvectors that are shared (`quantize_vectors_`) are as many shared values.
+
     Args:
         model: a model whose weights share values, as `quantize_` leaves it.
-        codebooks: as `codebooks_of` gives them; kept up to date in `self.codebooks`.
+        codebooks: as `codebooks_of` or `quantize_vectors_` give them; kept up to date in
+            `self.codebooks`.
+        average: the mean of the gradients instead of their sum, for the same learning rate as for
+            weights. Optimizers that divide by the size of gradients, as Adam does, hardly see it.
 
     Raises:
         ConfigError: the model lacks a weight, or its shape is another one.
 
-    Source: Han, Mao and Dally 2016, arXiv 1510.00149, section 3.3, eq. 3.
+    Source: Han, Mao and Dally 2016, arXiv 1510.00149, section 3.3, eq. 3; the mean is that of Stock
+    et al. 2020, arXiv 1907.05686, section 3.3.
 
     >>> from tersor.quantize import codebooks_of, quantize_
     >>> model = nn.Linear(8, 8)
@@ -48,7 +54,10 @@ class CodebookTuner:
 
     finished = True  # the structure is there from the first step on
 
-    def __init__(self, model: nn.Module, codebooks: Mapping[str, Codebook]) -> None:
+    def __init__(
+        self, model: nn.Module, codebooks: Mapping[str, Codebook], *, average: bool = False
+    ) -> None:
+        self.average = average
         parameters = dict(model.named_parameters(remove_duplicate=False))
         self._shared: dict[str, _Shared] = {}
         for name, codebook in codebooks.items():
@@ -102,7 +111,7 @@ class CodebookTuner:
 
     def _before_step(self) -> None:
         for shared in self._shared.values():
-            shared.sum_gradients()
+            shared.sum_gradients(average=self.average)
 
     def _after_step(self) -> None:
         for shared in self._shared.values():
@@ -135,7 +144,7 @@ class _Shared:
             setattr(self, name, getattr(self, name).to(device))
 
     @torch.no_grad()
-    def sum_gradients(self) -> None:
+    def sum_gradients(self, *, average: bool) -> None:
         gradient = self.parameter.grad
         if gradient is None:
             return
@@ -143,6 +152,8 @@ class _Shared:
         flat = gradient.reshape(-1)
         sums = torch.zeros(len(self.centroids), dtype=torch.float64, device=flat.device)
         sums.index_add_(0, self.codes, flat[self.kept].double())
+        if average:
+            sums /= torch.bincount(self.codes, minlength=len(sums)).clamp(min=1)
         summed = torch.zeros_like(flat)
         summed[self.kept] = sums.to(flat.dtype)[self.codes]
         gradient.copy_(summed.view(gradient.shape))
