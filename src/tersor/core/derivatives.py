@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +11,9 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from tersor.core.seeding import rng_state, set_rng_state
 from tersor.core.weights import Weight
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+"""Outputs and targets to a scalar, the mean over the samples of the batch."""
 
 
 @contextlib.contextmanager
@@ -44,6 +47,31 @@ def twice_differentiable(model: nn.Module, weights: Iterable[Weight]) -> Iterato
     """As `differentiable`, with attention as plain matrix products: fused, it has no second one."""
     with differentiable(model, weights), sdpa_kernel(SDPBackend.MATH):
         yield
+
+
+def mean_hessian_product(
+    model: nn.Module,
+    weights: Sequence[Weight],
+    batches: Iterable[tuple[Tensor, Tensor]],
+    loss: Loss,
+    vectors: Sequence[Tensor],
+) -> list[Tensor]:
+    """H v, H the Hessian of the mean loss over all samples of all batches; one tensor per weight.
+
+    Args:
+        batches: inputs and targets on the model's device; one at least.
+        loss: `outputs, targets -> scalar`, the mean over the batch.
+    """
+    parameters = [weight.parameter for weight in weights]
+    sums = [torch.zeros_like(parameter) for parameter in parameters]
+    samples = 0
+    with twice_differentiable(model, weights):
+        for inputs, targets in batches:
+            samples += len(inputs)
+            found = hessian_product(loss(model(inputs), targets), parameters, vectors)
+            for total, part in zip(sums, found, strict=True):
+                total.add_(part, alpha=len(inputs))
+    return [total.div_(samples) for total in sums]
 
 
 def hessian_product(

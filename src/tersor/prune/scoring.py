@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tersor.core.derivatives import differentiable
+from tersor.core.derivatives import Loss, differentiable
 from tersor.core.errors import ConfigError
 from tersor.core.seeding import generator, rng_state, set_rng_state
 from tersor.core.weights import Weight
@@ -23,9 +23,6 @@ Scores = Mapping[str, Tensor]
 
 Batches = Iterable[tuple[Tensor, Tensor]]
 """Inputs and targets."""
-
-Loss = Callable[[Tensor, Tensor], Tensor]
-"""Outputs and targets to a scalar, the mean over the samples of the batch."""
 
 
 @dataclass(frozen=True)

@@ -17,6 +17,7 @@ import torch
 from torch import nn
 
 from tersor.core.errors import ConfigError
+from tersor.core.hulls import lower_hull
 from tersor.core.masks import MaskSet
 from tersor.core.report import Report, Value
 from tersor.core.tables import look_up
@@ -252,25 +253,6 @@ def interactions(
         )
     summary = {"density of a layer": density, "nothing pruned": dense}
     return Report("Interactions of layers", summary, rows, skipped)
-
-
-def lower_hull(points: Sequence[tuple[int, float]]) -> list[tuple[int, float]]:
-    """The corners of the lower convex hull of some points, from left to right.
-
-    Source: Andrew 1979, Another efficient algorithm for convex hulls in two dimensions.
-
-    >>> lower_hull([(8, 0.0), (6, 0.9), (4, 1.0), (2, 3.0)])
-    [(2, 3.0), (4, 1.0), (8, 0.0)]
-    """
-    corners: list[tuple[int, float]] = []
-    for x, y in sorted(points):
-        while len(corners) > 1:
-            (x0, y0), (x1, y1) = corners[-2:]
-            if (y1 - y0) * (x - x0) < (y - y0) * (x1 - x0):
-                break
-            corners.pop()  # it is on the line between its neighbours, or above it
-        corners.append((x, y))
-    return corners
 
 
 def scored(

@@ -5,6 +5,8 @@ from tersor.quantize.activations import quantize_activations_, remove_activation
 from tersor.quantize.affine import Affine, AffineGrid
 from tersor.quantize.bias_correction import correct_biases_
 from tersor.quantize.binary import Binary
+from tersor.quantize.bit_allocation import allocate_bits, widths_of_equal_gain
+from tersor.quantize.bit_costs import SENSITIVITIES
 from tersor.quantize.bitwise import bit_plane_dot, xnor_dot
 from tersor.quantize.centroids import MAX_BITS, CodebookGrid, KMeans, RowCodebooks
 from tersor.quantize.clipping import Pact, clipping_penalty, fix_clipping_, unit_clipping
@@ -23,6 +25,7 @@ from tersor.quantize.kmeans import INITS, Clusters, kmeans_1d
 from tersor.quantize.learned_levels import LearnedLevels
 from tersor.quantize.learned_step import LearnedStep
 from tersor.quantize.learners import Learner, Moment, StraightThrough, Training
+from tersor.quantize.mixed_precision import mixed_precision
 from tersor.quantize.multi_binary import MultiBinary
 from tersor.quantize.noise import noisy_blocks
 from tersor.quantize.observers import Observer
@@ -61,6 +64,7 @@ __all__ = [
     "RANGES",
     "ROUNDINGS",
     "S2FP8",
+    "SENSITIVITIES",
     "TRAININGS",
     "Affine",
     "AffineGrid",
@@ -106,6 +110,7 @@ __all__ = [
     "Training",
     "VectorClusters",
     "VectorCodebook",
+    "allocate_bits",
     "bit_plane_dot",
     "clipping_penalty",
     "codebooks_of",
@@ -116,6 +121,7 @@ __all__ = [
     "gptq_",
     "kmeans_1d",
     "kmeans_vectors",
+    "mixed_precision",
     "noisy_blocks",
     "percentile_of",
     "quantize_",
@@ -129,5 +135,6 @@ __all__ = [
     "structure",
     "to_integers",
     "unit_clipping",
+    "widths_of_equal_gain",
     "xnor_dot",
 ]

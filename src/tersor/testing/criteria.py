@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from tersor.core.derivatives import Loss
 from tersor.core.seeding import generator, rng_state, set_rng_state
 from tersor.core.weights import prunable
-from tersor.prune.scoring import Criterion, Loss, ScoringData
+from tersor.prune.scoring import Criterion, ScoringData
 
 TOLERANCE = 1e-6
 """Of what has to be equal but for rounding errors in float64, as a share of the greatest score."""

@@ -13,12 +13,11 @@ from collections.abc import Callable, Generator, Iterator
 import torch
 from torch import Tensor, nn
 
-from tersor.core.derivatives import differentiable
+from tersor.core.derivatives import differentiable, mean_hessian_product
 from tersor.core.errors import ConfigError
 from tersor.core.tables import look_up
 from tersor.core.weights import Weight, prunable
 from tersor.prune.criteria.entries import precise
-from tersor.prune.criteria.twice import mean_product
 from tersor.prune.scoring import Scores, ScoringData
 
 Vectors = Generator[list[list[Tensor]]]
@@ -189,7 +188,7 @@ def _hutchinson(
     sums = [torch.zeros_like(precise(w.parameter.detach())) for w in weights]
     for probe in range(probes):
         signs = [_signs(w, data, probe) for w in weights]
-        products = mean_product(model, weights, data, signs, "obd")
+        products = mean_hessian_product(model, weights, data.each(model, "obd"), data.loss, signs)
         for total, sign, product in zip(sums, signs, products, strict=True):
             total.addcmul_(sign, product)
     return [total.div_(probes) for total in sums]
@@ -207,7 +206,8 @@ def _exact(model: nn.Module, weights: list[Weight], data: ScoringData) -> list[T
     for index, unit in enumerate(units):
         for entry in range(unit.numel()):
             unit.view(-1)[entry] = 1
-            product = mean_product(model, weights, data, units, "obd")[index]
+            batches = data.each(model, "obd")
+            product = mean_hessian_product(model, weights, batches, data.loss, units)[index]
             found[index].view(-1)[entry] = product.reshape(-1)[entry]
             unit.view(-1)[entry] = 0
     return [precise(entries) for entries in found]

@@ -15,12 +15,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tersor.core.derivatives import differentiable
+from tersor.core.derivatives import Loss, differentiable
 from tersor.core.errors import ConfigError
 from tersor.core.units import from_units, users
 from tersor.core.weights import Weight, prunable
 from tersor.prune.criteria.entries import precise, refusing
-from tersor.prune.scoring import Loss, Scores, ScoringData
+from tersor.prune.scoring import Scores, ScoringData
 
 GATED = {"linear", "conv", "conv_transposed"}
 

@@ -6,10 +6,10 @@ import dataclasses
 
 from torch import Tensor, nn
 
+from tersor.core.derivatives import mean_hessian_product
 from tersor.core.errors import ConfigError
 from tersor.core.weights import prunable
 from tersor.prune.criteria.entries import precise
-from tersor.prune.criteria.twice import mean_product
 from tersor.prune.scoring import Scores, ScoringData, mean_gradients
 
 
@@ -40,7 +40,8 @@ def grasp(model: nn.Module, data: ScoringData, *, temperature: float = 200.0) ->
     weights = prunable(model)
     cool = dataclasses.replace(data, loss=cooled)
     gradients = mean_gradients(model, weights, cool, "grasp")
-    products = mean_product(model, weights, cool, gradients, "grasp")
+    batches = data.each(model, "grasp")
+    products = mean_hessian_product(model, weights, batches, cooled, gradients)
     return {
         w.name: precise(w.parameter.detach()) * p for w, p in zip(weights, products, strict=True)
     }
