@@ -11,6 +11,7 @@
 #include "bits.hpp"
 #include "context.hpp"
 #include "errors.hpp"
+#include "histograms.hpp"
 #include "huffman.hpp"
 #include "kernels/binding.hpp"
 #include "kmeans.hpp"
@@ -272,6 +273,38 @@ std::uint64_t mark_above(const In<Float>& numbers, std::int64_t key, std::uint64
     return tersor::mark_above(view<Float>(numbers), key, ties, {out.data(), out.size()});
 }
 
+// As `In`, but the numbers may lie apart.
+using Spread = nb::ndarray<const float, nb::ndim<1>, nb::device::cpu>;
+
+std::uint64_t count_into_bins(const Spread& values, float width,
+                              const InPlace<std::int64_t>& counts) {
+    nb::gil_scoped_release release;
+    return tersor::count_into_bins(values.data(), values.size(), values.stride(0), width,
+                                   {counts.data(), counts.size()});
+}
+
+Out<std::int64_t> kl_thresholds(const In<std::int64_t>& counts, std::size_t histograms,
+                                std::size_t levels) {
+    Buffer<std::int64_t> out(histograms);
+    {
+        nb::gil_scoped_release release;
+        tersor::kl_thresholds(view<std::int64_t>(counts), levels, out.span());
+    }
+    return out.release();
+}
+
+Out<double> histogram_errors(const In<double>& centers, const In<double>& counts,
+                             const In<double>& scales, const In<double>& zero_points, double low,
+                             double high) {
+    Buffer<double> out(scales.size());
+    {
+        nb::gil_scoped_release release;
+        tersor::histogram_errors(view<double>(centers), view<double>(counts), view<double>(scales),
+                                 view<double>(zero_points), low, high, out.span());
+    }
+    return out.release();
+}
+
 template <class Float>
 void define_selection(nb::module_& m) {
     m.def("add_digits", &add_digits<Float>, nb::arg("numbers").noconvert(), nb::arg("shift"),
@@ -322,6 +355,13 @@ NB_MODULE(_native, m) {
           nb::arg("map").noconvert(), nb::arg("rows"), nb::arg("columns"), nb::arg("lag"),
           nb::arg("count"));
     m.def("pay", &pay, nb::arg("counts").noconvert(), nb::arg("budget"));
+    m.def("count_into_bins", &count_into_bins, nb::arg("values").noconvert(), nb::arg("width"),
+          nb::arg("counts").noconvert());
+    m.def("kl_thresholds", &kl_thresholds, nb::arg("counts").noconvert(), nb::arg("histograms"),
+          nb::arg("levels"));
+    m.def("histogram_errors", &histogram_errors, nb::arg("centers").noconvert(),
+          nb::arg("counts").noconvert(), nb::arg("scales").noconvert(),
+          nb::arg("zero_points").noconvert(), nb::arg("low"), nb::arg("high"));
     define_kmeans<float>(m);
     define_kmeans<double>(m);
     define_selection<float>(m);

@@ -51,6 +51,28 @@ def count_below(
 ) -> NDArray[int32]:
     """How many of the ascending borders are below each value."""
 
+def count_into_bins(values: NDArray[float32], width: float, counts: NDArray[int64]) -> int:
+    """Add each value but the zeros to bin floor(value / width) + len(counts) // 2; how many zeros.
+
+    The values may be a view with a stride. ValueError: a value lies in no bin.
+    """
+
+def kl_thresholds(counts: NDArray[int64], histograms: int, levels: int) -> NDArray[int64]:
+    """For each histogram, one after the other in `counts`, the bins that `quantize.KL` keeps."""
+
+def histogram_errors(
+    centers: NDArray[float64],
+    counts: NDArray[float64],
+    scales: NDArray[float64],
+    zero_points: NDArray[float64],
+    low: float,
+    high: float,
+) -> NDArray[float64]:
+    """For each scale and zero point the sum of counts * (nearest - center)**2.
+
+    Nearest: scale * (q - zero_point) for a whole number q from `low` to `high`.
+    """
+
 def rans_estimate(counts: NDArray[uint64]) -> int:
     """Bytes that an rANS stream of symbols that occur so often takes, to within a few."""
 

@@ -113,6 +113,19 @@ def test_the_cost_is_that_of_the_textbook_recurrence(kind, k):
     assert wcss == pytest.approx(table(values, weights, k), rel=1e-9, abs=1e-9)
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_where_no_price_gives_k_intervals_two_paths_are_joined(seed):
+    # Gaps of whole numbers and equal weights: many cuts cost the same, so prices jump over k.
+    rng = np.random.default_rng(seed)
+    values = np.cumsum(rng.integers(1, 4, rng.integers(6, 14))).astype(float)
+    ones = np.ones(len(values))
+    for k in range(1, len(values) + 1):
+        _, boundaries, wcss, _ = kmeans_1d(values, NONE, k, MANY)
+        assert len(boundaries) == k + 1
+        assert (np.diff(boundaries) > 0).all()
+        assert wcss == pytest.approx(table(values - values.mean(), ones, k), abs=1e-9)
+
+
 def test_equal_values_are_a_heavier_one():
     values = np.array([0.0, 1.0, 1.0, 1.0, 2.0, 2.5, 9.0, 9.0])
     once, counts = np.unique(values, return_counts=True)

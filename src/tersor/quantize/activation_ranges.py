@@ -9,6 +9,7 @@ from functools import partial
 import torch
 from torch import Tensor
 
+from tersor import _native
 from tersor.core.errors import ConfigError
 from tersor.quantize.levels import Levels
 from tersor.quantize.observers import BINS, Observer
@@ -61,12 +62,11 @@ def mse(seen: Observer, levels: Levels) -> tuple[float, float]:
     """
     shrink = torch.arange(1, CANDIDATES + 1, dtype=torch.float64) / CANDIDATES
     lows, highs = shrink * min(seen.low, 0.0), shrink * max(seen.high, 0.0)
-    scale, zero_point = (t[:, None].double() for t in levels.parameters(lows, highs))
     filled = seen.counts > 0
-    centers, counts = seen.centers()[filled], seen.counts[filled].double()
-    codes = (centers / scale).round() + zero_point
-    error = (codes.clamp(levels.low, levels.high) - zero_point) * scale - centers
-    best = int((error.square() @ counts).argmin())
+    centers, counts = seen.centers()[filled].numpy(), seen.counts[filled].double().numpy()
+    scales, zeros = (end.double().numpy() for end in levels.parameters(lows, highs))
+    errors = _native.histogram_errors(centers, counts, scales, zeros, levels.low, levels.high)
+    best = int(errors.argmin())
     return float(lows[best]), float(highs[best])
 
 

@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from tersor import _native
 from tersor.core.errors import ConfigError
 
 BINS = 2048
@@ -88,13 +89,11 @@ class Observer:
 
     def _count(self, values: Tensor, reach: float) -> None:
         flat = _spread(values, self.sample).cpu().float()
-        zeros = int((flat == 0).sum())
-        self.zeros += zeros
         if reach > 0:
             self._grow(reach)
-            bins = flat.div(self.width).floor_().long().add_(BINS)
-            self.counts += torch.bincount(bins, minlength=2 * BINS)
-            self.counts[BINS] -= zeros
+            self.zeros += _native.count_into_bins(flat.numpy(), self.width, self.counts.numpy())
+        else:
+            self.zeros += flat.numel()
 
     def _grow(self, reach: float) -> None:
         if self.width == 0:

@@ -13,6 +13,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
+from tersor import _native
 from tersor.core.errors import ConfigError
 from tersor.quantize.levels import Levels
 
@@ -246,27 +247,8 @@ def kl_threshold(counts: Tensor, levels: int) -> Tensor:
     >>> kl_threshold(torch.ones(1, 64, dtype=torch.int64), 8).item()
     64.0
     """
-    groups, bins = counts.shape
-    counts = counts.double()
-    mass = _sums(counts)  # (groups, bins + 1), of the bins below each
-    filled = _sums((counts > 0).double())
-    entropy = _sums(torch.xlogy(counts, counts))
-    total = mass[:, -1:]
-    tried = torch.arange(bins, min(levels, bins) - 1, -1, device=counts.device)
-    found = []
-    for i in tried.split(max(_CHUNK * 8 // (groups * levels), 1)):
-        edges = torch.arange(levels + 1, device=i.device) * i[:, None] // levels
-        merged = mass[:, edges].diff(dim=-1)  # (groups, numbers i, levels)
-        spread = torch.xlogy(merged, merged / filled[:, edges].diff(dim=-1).clamp(min=1))
-        beyond, last = total - mass[:, i], counts[:, i - 1]
-        q_last = merged[..., -1] / (filled[:, i] - filled[:, edges[:, -2]]).clamp(min=1)
-        q_last = torch.where(last > 0, q_last, 0.0)
-        own = entropy[:, i - 1] + torch.xlogy(last + beyond, last + beyond)
-        cross = spread.sum(dim=-1) + torch.xlogy(beyond, q_last) - torch.xlogy(total, mass[:, i])
-        found.append(own - cross)  # N * KL + N log N
-    divergences = torch.cat(found, dim=1).nan_to_num(nan=torch.inf)  # NaN: nothing is left inside
-    least = divergences.amin(dim=1, keepdim=True) + 1e-9 * total
-    return tried[(divergences <= least).int().argmax(dim=1)].double()  # of equal ones the widest
+    found = _native.kl_thresholds(counts.cpu().flatten().numpy(), len(counts), levels)
+    return torch.from_numpy(found).to(counts.device).double()
 
 
 def squared_errors(entries: Entries, levels: Levels, low: Tensor, high: Tensor) -> Tensor:
@@ -308,7 +290,3 @@ def _smallest(values: Tensor, kept: Tensor | None, ranks: Tensor) -> Tensor:
     ordered = values.masked_fill(~kept, torch.inf).sort(dim=1).values
     found = ordered.gather(1, (ranks - 1)[:, None])[:, 0]
     return torch.where(torch.isinf(found), 0.0, found)
-
-
-def _sums(counts: Tensor) -> Tensor:
-    return torch.cat([counts.new_zeros(len(counts), 1), counts.cumsum(dim=1)], dim=1)
