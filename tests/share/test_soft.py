@@ -9,6 +9,7 @@ from torch import nn
 
 from tersor.core.errors import ConfigError
 from tersor.share import MixturePrior, SoftSharing, merge_
+from tersor.share.soft import _Surprise
 
 
 def prior_of(values, components=3, **settings):
@@ -41,6 +42,20 @@ def test_the_gradient_is_that_of_the_responsibilities(values):
     responsible = torch.softmax(prior.log_terms(values), 1)
     expected = (responsible * (values[:, None] - means) / sigmas.square()).sum(1)
     torch.testing.assert_close(gradient, expected)
+
+
+def test_all_gradients_are_finite_differences(values):
+    prior = prior_of(values)
+    parts = [values[:6], *(part.detach().clone() for part in prior.components())]
+    assert torch.autograd.gradcheck(_Surprise.apply, [part.requires_grad_() for part in parts])
+
+
+def test_weights_far_from_all_components_have_a_finite_probability():
+    prior = prior_of(torch.tensor([-1.0, 1.0]), zero_precision=None)
+    far = torch.tensor([1e6, -1e6, 0.0], dtype=torch.float64, requires_grad=True)
+    prior([far]).backward()
+    assert far.grad.isfinite().all()
+    assert all(p.grad.isfinite().all() for p in prior.parameters())
 
 
 def test_one_component_at_zero_is_weight_decay(values):
