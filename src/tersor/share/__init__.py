@@ -2,6 +2,7 @@
 
 from tersor.share.attention_maps import attention_similarity, map_divergence, neighbour_groups
 from tersor.share.attention_sharing import share_attention_
+from tersor.share.augmented_loss import augmented_loss
 from tersor.share.equilibrium import Equilibrium, anderson
 from tersor.share.growl import GrOWL, growl_prox, owl_prox, owl_weights
 from tersor.share.hashed_layers import (
@@ -53,6 +54,7 @@ __all__ = [
     "UniversalTransformer",
     "anderson",
     "attention_similarity",
+    "augmented_loss",
     "growl_prox",
     "hash_",
     "map_divergence",
