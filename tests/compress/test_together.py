@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 import pytest
 import torch
 from torch import nn
@@ -177,8 +179,6 @@ def test_a_step_that_undoes_another_is_refused_before_anything_is_trained(digits
 
 
 def test_a_run_that_stops_after_a_change_of_structure_goes_on(digits, tmp_path, monkeypatch):
-    from importlib import import_module
-
     steps = TOGETHER["factorize, prune, quantize"]
     whole = fresh()
     compress(whole, digits, Recipe(steps), out=tmp_path / "whole.terse", verbose=False)
@@ -240,9 +240,112 @@ def test_inputs_are_quantized_and_the_file_says_so(digits, tmp_path):
         ({"quantize": {"method": "residual", "epochs": 1}}, "a codebook of 2 stages has no values"),
         ({"quantize": {"method": "affine", "bits": 1}}, "bits: 1; expected a whole number from 2"),
         ({"share": {"method": "tie", "select": ["fc1"]}}, "takes no 'select'"),
+        ({"share": {"method": "hash", "settings": {"density": 2}}}, "density"),
+        ({"factorize": {"settings": {"rank": 0}}}, "rank: 0; expected a whole number"),
+        ({"factorize": {"settings": {"seed": 0}}}, "settings has 'seed', which is a key of the"),
+        ({"factorize": {"select": ["fc9"]}}, "selector 'fc9': matches no weight"),
+        ({"prune": {}}, "density: is missing"),
+        ({"prune": {"pattern": "channel", "density": 0.5, "select": ["fc9"]}}, "'fc9'"),
+        ({"prune": {"density": 0.5, "repair": "layerwise_obs", "epochs": 1}}, "for pruning at on"),
+        ({"quantize": {"bits": {"fc9": 2}}}, "selector 'fc9': matches no weight"),
+        ({"quantize": {"budget": 1}}, "budget: 1.0 bits a weight is below the smallest"),
+        ({"quantize": {"budget": 4, "bits": 4}}, "budget and bits given"),
+        ({"quantize": {"budget": 4, "method": "binary"}}, "no setting 'bits'"),
+        ({"quantize": {"budget": 4, "widths": [4, 40]}}, "bits: 40; expected"),
+        ({"quantize": {"budget": 4, "sensitivity": "hawk"}}, "sensitivity: 'hawk'; expected one"),
+        ({"quantize": {"rounding": "gptq", "method": "product"}}, "expected one with a grid"),
+        ({"quantize": {"fold": True}}, "no batch norm to fold"),
+        ({"quantize": {"correct_biases": True, "epochs": 1}}, "training does it, too"),
     ],
 )
-def test_settings_of_a_method_that_are_wrong_are_named(step, message, digits, tmp_path):
+def test_settings_of_a_method_that_are_wrong_are_named(
+    step, message, digits, tmp_path, monkeypatch
+):
     with pytest.raises(ConfigError, match=message):
         compress(fresh(), digits, {"steps": [step]}, out=tmp_path / "a.terse", verbose=False)
-    assert not (tmp_path / "a.terse").exists()
+    assert list(tmp_path.iterdir()) == []
+    if "no 'select'" not in message:
+        trained = [{"train": {"epochs": 1}}, step]
+        monkeypatch.setattr(import_module("tersor.compress.run"), "fit", None)  # none is trained
+        with pytest.raises(ConfigError, match=message):
+            compress(fresh(), digits, {"steps": trained}, out=tmp_path / "a.terse", verbose=False)
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_what_only_the_run_can_know_to_be_wrong_leaves_no_folder_either(digits, tmp_path):
+    recipe = {"steps": [{"factorize": {"settings": {"budget": 1e-6}}}]}
+    with pytest.raises(ConfigError, match="rank 1 everywhere"):
+        compress(fresh(), digits, recipe, out=tmp_path / "a.terse", verbose=False)
+    assert list(tmp_path.iterdir()) == []
+    compress(fresh(), digits, Recipe((Quantize(),)), out=tmp_path / "a.terse", verbose=False)
+    before = sorted(path.name for path in (tmp_path / "a.terse.run").iterdir())
+    with pytest.raises(ConfigError, match="rank 1 everywhere"):
+        compress(fresh(), digits, recipe, out=tmp_path / "a.terse", verbose=False)
+    assert sorted(path.name for path in (tmp_path / "a.terse.run").iterdir()) == before
+
+
+def test_bits_are_given_out_by_a_budget_and_the_report_says_how(digits, tmp_path):
+    step = Quantize(method="affine", budget=3.5, sensitivity="sqnr", widths=[2, 3, 4, 8])
+    model = fresh()
+    result = compress(model, digits, Recipe((step,)), out=tmp_path / "a.terse", verbose=False)
+    [part] = [s for s in result.report.sections if s.title == "Mixed precision"]
+    widths = {row["name"]: row["bits"] for row in part.rows}
+    sizes = {row["name"]: row["kept"] for row in part.rows}
+    assert sum(sizes[n] * b for n, b in widths.items()) <= 3.5 * sum(sizes.values())
+    assert len(set(widths.values())) > 1
+    for layer in ("fc1", "fc2", "fc3"):
+        rows = model.get_submodule(layer).weight
+        assert max(len(row.unique()) for row in rows) <= 2 ** widths[f"{layer}.weight"] - 1
+
+
+BUDGETS = {
+    "tuned codebooks": {"budget": 3, "epochs": 1, "batches": 1},
+    "a training": {"training": "lsq", "budget": 3, "epochs": 1, "sensitivity": "hawq_v2"},
+    "gptq": {"method": "affine", "budget": 3, "rounding": "gptq", "batches": 1},
+}
+
+
+@pytest.mark.parametrize("way", BUDGETS)
+def test_a_budget_goes_with_every_way_to_quantize(way, digits, tmp_path):
+    recipe, model = {"steps": [{"quantize": BUDGETS[way]}]}, fresh()
+    result = compress(model, digits, recipe, out=tmp_path / "a.terse", verbose=False)
+    [part] = [s for s in result.report.sections if s.title == "Mixed precision"]
+    assert part.summary["bits a weight"] <= 3
+    for row in part.rows:
+        weight = model.get_parameter(row["name"])
+        assert max(len(r.unique()) for r in weight) <= 2 ** row["bits"]
+
+
+def test_equalized_with_biases_corrected_it_is_nearer_to_what_it_was(digits, tmp_path):
+    def loss_with(**more):
+        step = Quantize(method="affine", bits=3, settings={"granularity": "tensor"}, **more)
+        model = fresh()
+        with torch.no_grad():  # uneven channels, which ReLU passes on
+            model.fc1.weight.mul_(torch.linspace(-3, 3, 300).exp()[:, None])
+            model.fc2.weight.mul_(torch.linspace(3, -3, 300).exp())
+        wanted = model(digits.example_input).detach()
+        compress(model, digits, Recipe((step,)), out=tmp_path / "a.terse", verbose=False)
+        return float((model(digits.example_input).detach() - wanted).square().mean())
+
+    plain, even = loss_with(), loss_with(equalize=True)
+    assert even < 0.5 * plain
+    assert loss_with(equalize=True, correct_biases=True) < even
+
+
+def test_folded_norms_are_in_the_file(digits, tmp_path):
+    def normed():
+        seed_everything(0, "init")
+        layers = (nn.Flatten(), nn.Linear(64, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU())
+        return nn.Sequential(*layers, nn.Linear(32, 10))
+
+    steps = (
+        Train(epochs=1),
+        Quantize(method="affine", bits=8, fold=True, equalize=True, correct_biases=True),
+    )
+    model = normed()
+    result = compress(model, digits, Recipe(steps), out=tmp_path / "a.terse", verbose=False)
+    titles = [section.title for section in result.report.sections]
+    assert {"Folding of batch norms", "Cross-layer equalization", "Bias correction"} <= set(titles)
+    again = load_network(normed(), result.file)
+    assert torch.equal(again.eval()(digits.example_input), model.eval()(digits.example_input))
+    assert abs(result.error - result.reference_error) < 3

@@ -135,11 +135,16 @@ def check_order(model: nn.Module, steps: Iterable[Step]) -> None:
         ConfigError: which step, which weight, and why.
     """
     left = Structures()
+    restructured = False
     for step in steps:
         try:
             names = taken(model, step)
         except ConfigError:
+            if not restructured:
+                raise
             continue
+        finally:
+            restructured |= isinstance(step, Share | Factorize)
         left.check(step, names)
         left.add(step, names)
 

@@ -11,13 +11,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from tersor.compress.checking import check
 from tersor.compress.readback import fingerprint, verify
 from tersor.compress.recipe import Recipe, read_recipe
 from tersor.compress.result import Result
 from tersor.compress.run import Run
 from tersor.compress.structure import with_structure
 from tersor.compress.workspace import Workspace
-from tersor.core.errors import StorageError
+from tersor.core.errors import ConfigError, StorageError
 from tersor.core.report import Report, Value
 from tersor.measure import evaluate, file_bytes, mean_loss, measure, size
 from tersor.store import accounting, save
@@ -60,12 +61,17 @@ def compress(
     recipe, out = read_recipe(recipe), Path(out)
     if not out.parent.is_dir() or out.is_dir():
         raise StorageError(f"{out}: expected the name of a file in a folder that exists")
+    check(model, recipe)
     digest = recipe.digest(task=task.name, seed=seed, start=fingerprint(model))
     space = Workspace(out.with_name(out.name + ".run"), digest, writes=is_main_process())
     wait_for_everyone()  # none looks for a state before an old one is gone
     space.write("recipe.yaml", recipe.to_yaml())
     run = Run(model, task, recipe, seed, space, verbose)
-    run.go(began)
+    try:
+        run.go(began)
+    except ConfigError:
+        space.abandon()
+        raise
     if is_main_process():
         save(model, space.candidate, metadata=with_structure(metadata, model))
         verify(model, space.candidate, _one_input(task, model))

@@ -10,7 +10,7 @@ from typing import Any
 from torch import nn
 
 from tersor.compress.doing import ACTIONS
-from tersor.compress.order import Structures, check_order, taken
+from tersor.compress.order import Structures, taken
 from tersor.compress.recipe import Recipe
 from tersor.compress.steps import Step, Train, kind_of
 from tersor.compress.structure import restructure_, structure
@@ -25,11 +25,7 @@ from tersor.train import fit
 
 
 class Run:
-    """One run: the network, what later steps need of earlier ones, and what was reported.
-
-    Raises:
-        ConfigError: a step would undo an earlier one, or does not fit the network.
-    """
+    """One run: the network, what later steps need of earlier ones, and what was reported."""
 
     def __init__(
         self,
@@ -40,7 +36,6 @@ class Run:
         space: Workspace,
         verbose: bool,
     ) -> None:
-        check_order(model, recipe.steps)
         self.model, self.task, self.recipe, self.seed = model, task, recipe, seed
         self.space, self.verbose = space, verbose
         self.reference = copy.deepcopy(model)

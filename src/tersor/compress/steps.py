@@ -10,7 +10,7 @@ from pydantic import AfterValidator, Field
 
 from tersor.factorize import FACTORIZERS
 from tersor.prune import ALLOCATIONS, CRITERIA, REPAIRS, SCHEDULES, pattern_of
-from tersor.quantize import QUANTIZERS, TRAININGS
+from tersor.quantize import QUANTIZERS, SENSITIVITIES, TRAININGS
 from tersor.share import SHARINGS
 from tersor.train import Training
 
@@ -106,6 +106,21 @@ class Quantize(Training):
         description="bits of a code, 1 to 16 (or a mapping of selectors to such bits; default: "
         "the method's)",
     )
+    budget: float | None = Field(
+        default=None,
+        gt=0,
+        le=16,
+        description="bits of a code on average, above 0 and at most 16: each weight gets one of "
+        "`widths`, by `sensitivity` (instead of bits)",
+    )
+    widths: list[int] = Field(
+        default=[2, 3, 4, 6, 8],
+        min_length=1,
+        description="a list of bits to choose from, with a budget",
+    )
+    sensitivity: Annotated[str, AfterValidator(partial(_known, SENSITIVITIES))] = Field(
+        default="loss", description=f"one of: {', '.join(SENSITIVITIES)} (with a budget)"
+    )
     settings: dict[str, Any] = Field(default={}, description=_SETTINGS)
     epochs: int = Field(default=0, ge=0, description=_EPOCHS)
     training: Annotated[str | None, AfterValidator(partial(_known, (None, *TRAININGS)))] = Field(
@@ -120,10 +135,24 @@ class Quantize(Training):
         le=16,
         description="bits of what comes into the layers, 2 to 16 (simulated; default: floats)",
     )
+    fold: bool = Field(
+        default=False,
+        description="true or false: first make batch norms part of the layers before them",
+    )
+    equalize: bool = Field(
+        default=False,
+        description="true or false: first scale channels between layers so that ranges are even",
+    )
+    correct_biases: bool = Field(
+        default=False,
+        description="true or false: take the mean error of outputs from the biases (without "
+        "epochs)",
+    )
     batches: int = Field(
         default=8,
         ge=1,
-        description="training batches that calibration and gptq look at, 1 or more",
+        description="training batches that calibration, gptq, biases and sensitivity look at, "
+        "1 or more",
     )
     select: list[str] = Field(default=[], description=_SELECTORS)
     ignore: list[str] = Field(default=[], description=_SELECTORS)

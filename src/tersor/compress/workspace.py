@@ -31,6 +31,7 @@ class Workspace:
     def __init__(self, folder: Path, digest: str, *, writes: bool = True) -> None:
         self._folder, self._writes = folder, writes
         self._states = folder / f"state-{digest}"
+        self._new = not folder.exists()
         if not writes or self._states.is_dir():
             return
         try:
@@ -75,6 +76,11 @@ class Workspace:
         """Write a text file into the folder."""
         if self._writes:
             write_text(self._folder / name, text)
+
+    def abandon(self) -> None:
+        """Leave nothing of a run that was refused before any of its steps was finished."""
+        if self._writes and not (self._states / "steps.pt").exists():
+            shutil.rmtree(self._folder if self._new else self._states, ignore_errors=True)
 
     def finish(self, report: Report) -> None:
         """Write the report and drop the state, which is of no more use."""

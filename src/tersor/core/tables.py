@@ -48,6 +48,19 @@ def made(
     >>> made("number", "complex", {"complex": complex}, {"real": 1, "imag": 2})
     (1+2j)
     """
+    check_made(what, name, table, settings)
+    return table[name](**settings)
+
+
+def check_made(
+    what: str, name: str, table: Mapping[str, Callable[..., T]], settings: Mapping[str, Any]
+) -> None:
+    """Check all that can be known without making it: the name, and the names of the settings.
+
+    Raises:
+        ConfigError: the table has no such name, or the entry no such setting; one that it needs is
+            missing.
+    """
     maker = look_up(what, name, table)
     known = inspect.signature(maker).parameters
     for setting in settings:
@@ -59,4 +72,3 @@ def made(
         optional = parameter.default is not parameter.empty
         if not optional and setting not in settings and parameter.kind not in _GATHERED:
             raise ConfigError(f"{what} {name!r}: the setting {setting!r} is missing")
-    return maker(**settings)

@@ -75,7 +75,7 @@ def factorize_(
     ([(4, 64), (64, 4)], 31)
     """
     factorizer = _factorizer(method, settings)
-    _check_wanted(rank, energy, budget)
+    check_wanted(rank, energy, budget)
     weights, skipped = survey(model, select=select, ignore=ignore)
     sites = []
     for weight in weights:
@@ -152,13 +152,22 @@ def _factorizer(method: str | Factorizer, settings: Mapping[str, Any]) -> Factor
     return method
 
 
-def _check_wanted(rank: object, energy: float | None, budget: float | None) -> None:
+def check_wanted(rank: object, energy: float | None, budget: float | None) -> None:
+    """Check what is asked for, as far as no layer is needed for that.
+
+    Raises:
+        ConfigError: more than one is given, or one is out of range.
+    """
     named = {"rank": rank, "energy": energy, "budget": budget}
     asked = [name for name, value in named.items() if value is not None]
     if len(asked) > 1:
         raise ConfigError(f"factorize: {' and '.join(asked)} given; expected one of them")
     if isinstance(rank, str) and rank != ESTIMATE:
         raise ConfigError(f"rank: {rank!r}; expected a number or {ESTIMATE!r}")
+    for each in rank.values() if isinstance(rank, Mapping) else [rank]:
+        for number in each if isinstance(each, list | tuple) else [each]:
+            if isinstance(number, int | float) and number < 1:
+                raise ConfigError(f"rank: {number}; expected a whole number of 1 or more")
     for name, share in (("energy", energy), ("budget", budget)):
         if share is not None and not 0 < share <= 1:
             raise ConfigError(f"{name}: {share}; expected 0 < {name} <= 1")
