@@ -40,6 +40,28 @@ def test_quantize_with_bits_for_each_layer_and_further_settings(tersor):
     assert sizes[2] > 900
 
 
+def test_quantize_by_a_budget_with_what_stands_before_and_after_it(tersor):
+    options = ("--method", "affine", "--budget", "3.5", "--widths", "2,4,8", "--equalize")
+    found = tersor("quantize", "net.terse", *options, "--correct-biases", "--batches", "1")
+    parts = {section["title"]: section for section in found["report"]["sections"]}
+    assert {"Cross-layer equalization", "Bias correction"} <= set(parts)
+    rows = parts["Mixed precision"]["rows"]
+    assert {row["bits"] for row in rows} <= {2, 4, 8}
+    assert parts["Mixed precision"]["summary"]["bits a weight"] <= 3.5
+
+
+@pytest.mark.parametrize("command", ["prune", "quantize", "share", "factorize"])
+def test_all_one_step_commands_have_the_same_options(command):
+    shown = CliRunner().invoke(app, [command, "--help"], env={"COLUMNS": "200"}).stdout
+    for option in ("select", "ignore", "optimizer", "learning-rate", "task", "model", "batch-size"):
+        assert f"--{option}" in shown
+    for option in ("out", "data-dir", "seed", "json", "epochs"):
+        assert f"--{option}" in shown
+    assert "[file]" in shown.lower()
+    default = "0.0001" if command == "quantize" else "0.001"
+    assert f"[default: {default}]" in " ".join(shown.split())
+
+
 def test_quantize_to_integers_with_activations_and_the_file_is_read_as_it_is(tersor):
     options = ("--method", "affine", "--bits", "8", "--set", "granularity=tensor")
     found = tersor("quantize", "net.terse", *options, "--activations", "8", "--out", "int8.terse")

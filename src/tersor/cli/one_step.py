@@ -2,14 +2,32 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from tersor.cli.door import guarded
 from tersor.cli.networks import network_of, starting_network
+from tersor.cli.options import (
+    BatchSize,
+    DataDir,
+    Ignore,
+    Json,
+    LearningRate,
+    NetworkFile,
+    OfModel,
+    OfTask,
+    Optimizer,
+    Out,
+    Seed,
+    Select,
+)
 from tersor.cli.showing import show_result
-from tersor.compress import Recipe, Step, compress, kind_of
+from tersor.compress import Recipe, Step, compress
 from tersor.core.errors import ConfigError
 from tersor.tasks import load_task
 
@@ -17,28 +35,66 @@ PAST = {"prune": "pruned", "quantize": "quantized", "share": "shared", "factoriz
 """A step to what the network is after it, for the name of the file."""
 
 
-def do_step(
-    step: Step,
-    file: Path | None,
-    *,
-    task: str | None,
-    model: str | None,
-    batch_size: int | None,
-    out: Path | None,
-    data_dir: str | None,
-    seed: int,
-    as_json: bool,
+def one_step(
+    kind: type[Step], *, learning_rate: float = 1e-3
+) -> Callable[[Callable[..., dict[str, Any]]], Callable[..., None]]:
+    """Make a command of a function whose parameters are a step's own options.
+
+    The function gives what the step's settings are. The command has the file before these options,
+    and after them those that `_do` has for all steps; then it does the step.
+
+    Args:
+        kind: the step.
+        learning_rate: the default of its option.
+    """
+
+    def decorate(own: Callable[..., dict[str, Any]]) -> Callable[..., None]:
+        parameters = inspect.signature(own, eval_str=True).parameters
+        common = dict(inspect.signature(_do, eval_str=True).parameters)
+        del common["kind"], common["settings"]
+        common["learning_rate"] = common["learning_rate"].replace(default=learning_rate)
+
+        @functools.wraps(own)
+        def command(**given: Any) -> None:
+            settings = own(**{name: given.pop(name) for name in parameters})
+            _do(kind, settings, **given)
+
+        shown = [common.pop("file"), *parameters.values(), *common.values()]
+        command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]  # typer reads it
+            [option.replace(kind=option.KEYWORD_ONLY) for option in shown]
+        )
+        return guarded(command)
+
+    return decorate
+
+
+def _do(
+    kind: type[Step],
+    settings: dict[str, Any],
+    file: NetworkFile = None,
+    optimizer: Optimizer = "adam",
+    learning_rate: LearningRate = 1e-3,
+    select: Select = None,
+    ignore: Ignore = None,
+    task: OfTask = None,
+    model: OfModel = None,
+    batch_size: BatchSize = None,
+    out: Out = None,
+    data_dir: DataDir = None,
+    seed: Seed = 0,
+    as_json: Json = False,
 ) -> None:
     """Do one step, write the network as a .terse file, and show what it cost.
 
     Args:
-        step: its settings.
+        kind, settings: the step.
         file: a trained network; without it, fresh weights of `model` for `task`.
         task, model: what the file does not say; of a fresh one, digits and lenet-300-100.
-        batch_size: samples a training batch.
-        out: the file to write.
-        data_dir, seed, as_json: as the options of these names.
     """
+    name = kind.__name__.lower()
+    training = {"optimizer": optimizer, "learning_rate": learning_rate}
+    chosen = {"select": select or [], "ignore": ignore or []}
+    step = kind.read({**settings, **training, **chosen}, where=name)
     if file is None:
         names = {"task": task or "digits", "model": model or "lenet-300-100"}
         data = load_task(names["task"], data_dir=data_dir, batch_size=batch_size)
@@ -46,7 +102,7 @@ def do_step(
     else:
         network, task, model, data = network_of(file, task, model, data_dir, batch_size)
         names = {"task": task, "model": model}
-    out = out or Path(f"{names['task']}-{names['model']}-{PAST[kind_of(step)]}.terse")
+    out = out or Path(f"{names['task']}-{names['model']}-{PAST[name]}.terse")
     recipe = Recipe((step,), batch_size=batch_size)
     result = compress(network, data, recipe, out=out, seed=seed, metadata=names)
     show_result(result, as_json, sections=1)

@@ -6,22 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from tersor.cli.door import guarded
-from tersor.cli.one_step import do_step, per_layer
-from tersor.cli.options import (
-    BatchSize,
-    DataDir,
-    Ignore,
-    Json,
-    LearningRate,
-    NetworkFile,
-    OfModel,
-    OfTask,
-    Optimizer,
-    Out,
-    Seed,
-    Select,
-)
+from tersor.cli.one_step import one_step, per_layer
 from tersor.compress import Prune
 from tersor.prune import ALLOCATIONS, CRITERIA, REPAIRS, SCHEDULES
 
@@ -30,9 +15,8 @@ def _choice(what: str, names: Any) -> Any:
     return typer.Option(help=f"{what} One of: {', '.join(names)}.")
 
 
-@guarded
+@one_step(Prune)
 def prune_command(
-    file: NetworkFile = None,
     density: Annotated[
         str | None,
         typer.Option(
@@ -60,21 +44,10 @@ def prune_command(
     batches: Annotated[
         int, typer.Option(help="Training batches that criterion and repair look at.")
     ] = 1,
-    select: Select = None,
-    ignore: Ignore = None,
     epochs: Annotated[
         int, typer.Option(help="Epochs of training, in the first half of which it is pruned.")
     ] = 0,
-    optimizer: Optimizer = "adam",
-    learning_rate: LearningRate = 1e-3,
-    task: OfTask = None,
-    model: OfModel = None,
-    batch_size: BatchSize = None,
-    out: Out = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
+) -> dict[str, Any]:
     """Prune a network, write it as a .terse file, and tell what it cost.
 
     At once, or with --epochs step by step while it is trained. The error before and after is that
@@ -88,32 +61,14 @@ def prune_command(
 
       tersor prune --criterion snip --density 0.05 --schedule one_shot --epochs 20
     """
-    step = Prune.read(
-        {
-            "density": per_layer("--density", density, float),
-            "criterion": criterion,
-            "pattern": pattern,
-            "allocation": allocation,
-            "schedule": schedule,
-            "rounds": rounds,
-            "repair": repair,
-            "batches": batches,
-            "select": select or [],
-            "ignore": ignore or [],
-            "epochs": epochs,
-            "optimizer": optimizer,
-            "learning_rate": learning_rate,
-        },
-        where="prune",
-    )
-    do_step(
-        step,
-        file,
-        task=task,
-        model=model,
-        batch_size=batch_size,
-        out=out,
-        data_dir=data_dir,
-        seed=seed,
-        as_json=as_json,
-    )
+    return {
+        "density": per_layer("--density", density, float),
+        "criterion": criterion,
+        "pattern": pattern,
+        "allocation": allocation,
+        "schedule": schedule,
+        "rounds": rounds,
+        "repair": repair,
+        "batches": batches,
+        "epochs": epochs,
+    }

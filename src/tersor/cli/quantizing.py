@@ -2,34 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-from tersor.cli.door import guarded
-from tersor.cli.one_step import do_step, per_layer, settings_of
-from tersor.cli.options import (
-    BatchSize,
-    DataDir,
-    Ignore,
-    Json,
-    LearningRate,
-    MethodSettings,
-    NetworkFile,
-    OfModel,
-    OfTask,
-    Optimizer,
-    Out,
-    Seed,
-    Select,
-)
+from tersor.cli.one_step import one_step, per_layer, settings_of
+from tersor.cli.options import MethodSettings
 from tersor.compress import Quantize
-from tersor.quantize import QUANTIZERS, TRAININGS
+from tersor.core.errors import ConfigError
+from tersor.quantize import QUANTIZERS, SENSITIVITIES, TRAININGS
 
 
-@guarded
+@one_step(Quantize, learning_rate=1e-4)
 def quantize_command(
-    file: NetworkFile = None,
     method: Annotated[
         str, typer.Option(help=f"Which values weights may take. One of: {', '.join(QUANTIZERS)}.")
     ] = "kmeans",
@@ -41,6 +26,21 @@ def quantize_command(
             "Default: the method's.",
         ),
     ] = None,
+    budget: Annotated[
+        float | None,
+        typer.Option(
+            help="Bits of a code on average, instead of --bits: each weight gets one of --widths."
+        ),
+    ] = None,
+    widths: Annotated[
+        str, typer.Option(metavar="LIST", help="Bits to choose from, with --budget.")
+    ] = "2,3,4,6,8",
+    sensitivity: Annotated[
+        str,
+        typer.Option(
+            help=f"What says who needs bits, with --budget. One of: {', '.join(SENSITIVITIES)}."
+        ),
+    ] = "loss",
     settings: MethodSettings = None,
     rounding: Annotated[
         str, typer.Option(help="One of: nearest, gptq (which looks at training batches).")
@@ -49,8 +49,24 @@ def quantize_command(
         int | None,
         typer.Option(help="Bits of what comes into the layers, too. Default: it stays float."),
     ] = None,
+    fold: Annotated[
+        bool, typer.Option("--fold", help="First make batch norms part of the layers before them.")
+    ] = False,
+    equalize: Annotated[
+        bool,
+        typer.Option(
+            "--equalize", help="First scale channels between layers so that ranges are even."
+        ),
+    ] = False,
+    correct_biases: Annotated[
+        bool,
+        typer.Option("--correct-biases", help="Take the mean error of outputs from the biases."),
+    ] = False,
     batches: Annotated[
-        int, typer.Option(help="Training batches that calibration and gptq look at.")
+        int,
+        typer.Option(
+            help="Training batches that calibration, gptq, biases and sensitivity look at."
+        ),
     ] = 8,
     epochs: Annotated[int, typer.Option(help="Epochs of training with quantized weights.")] = 0,
     training: Annotated[
@@ -59,18 +75,7 @@ def quantize_command(
             help=f"How they are trained, instead of --method. One of: {', '.join(TRAININGS)}."
         ),
     ] = None,
-    optimizer: Optimizer = "adam",
-    learning_rate: LearningRate = 1e-4,
-    select: Select = None,
-    ignore: Ignore = None,
-    task: OfTask = None,
-    model: OfModel = None,
-    batch_size: BatchSize = None,
-    out: Out = None,
-    data_dir: DataDir = None,
-    seed: Seed = 0,
-    as_json: Json = False,
-) -> None:
+) -> dict[str, Any]:
     """Put the weights of a network on few values, write it, and tell what it cost.
 
     Zeros stay zeros. The values are plain floats in the network; the file holds codes of them where
@@ -85,35 +90,32 @@ def quantize_command(
 
       tersor quantize net.terse --method affine --bits 4 --set group=64 --rounding gptq
 
+      tersor quantize net.terse --method affine --budget 3 --sensitivity hawq_v2
+
       tersor quantize net.terse --method product --set k=256 --set dimension=4 --epochs 5
 
       tersor quantize net.terse --training lsq --bits 3 --epochs 10 --learning-rate 0.001
     """
-    step = Quantize.read(
-        {
-            "method": method,
-            "bits": per_layer("--bits", bits, int),
-            "settings": settings_of(settings),
-            "rounding": rounding,
-            "training": training,
-            "activations": activations,
-            "batches": batches,
-            "epochs": epochs,
-            "optimizer": optimizer,
-            "learning_rate": learning_rate,
-            "select": select or [],
-            "ignore": ignore or [],
-        },
-        where="quantize",
-    )
-    do_step(
-        step,
-        file,
-        task=task,
-        model=model,
-        batch_size=batch_size,
-        out=out,
-        data_dir=data_dir,
-        seed=seed,
-        as_json=as_json,
-    )
+    return {
+        "method": method,
+        "bits": per_layer("--bits", bits, int),
+        "budget": budget,
+        "widths": _whole_numbers(widths),
+        "sensitivity": sensitivity,
+        "settings": settings_of(settings),
+        "rounding": rounding,
+        "training": training,
+        "activations": activations,
+        "fold": fold,
+        "equalize": equalize,
+        "correct_biases": correct_biases,
+        "batches": batches,
+        "epochs": epochs,
+    }
+
+
+def _whole_numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise ConfigError(f"--widths {text!r}: expected whole numbers as 2,4,8") from None
