@@ -245,6 +245,36 @@ def test_an_embedding_by_cores_gives_the_rows_of_its_product():
     torch.testing.assert_close(model(numbers), weight_of(model)[numbers], rtol=1e-10, atol=1e-10)
 
 
+def test_an_embedding_by_svd_leaves_out_the_smallest_singular_values_and_keeps_its_padding():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Embedding(60, 24, padding_idx=3)).double()
+    dense = model[0].weight.detach().clone()
+    report = factorize_(model, 7, method="embedding_svd")
+    assert report.rows[0]["weights after"] == 60 * 7 + 7 * 24  # V E + E H of ALBERT
+    assert [type(layer) for layer in model[0]] == [nn.Embedding, nn.Linear]
+    error = float((weight_of(model) - dense).norm())
+    left_out = np.linalg.svd(dense.numpy(), compute_uv=False)[7:]
+    assert error == pytest.approx(math.sqrt((left_out**2).sum()), rel=1e-9)
+    numbers = torch.tensor([[3, 5], [1, 3]])
+    torch.testing.assert_close(model(numbers), weight_of(model)[numbers], rtol=1e-10, atol=1e-10)
+    model(numbers).sum().backward()
+    assert (model(torch.tensor([3])) == 0).all()
+    assert (model[0][0].weight.grad[3] == 0).all()
+    fresh = nn.Sequential(nn.Embedding(60, 24, padding_idx=3)).double()
+    rebuild_(fresh, structure(model))
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(numbers), model(numbers))
+    assert fold_(model).summary["layers"] == 1
+    assert model[0].padding_idx == 3
+
+
+def test_an_embedding_that_changes_its_rows_is_left_alone():
+    model = nn.Sequential(nn.Embedding(60, 24, max_norm=1.0), nn.Linear(24, 24))
+    skipped = factorize_(model, 2, method="embedding_svd").skipped
+    assert "max_norm" in skipped["0.weight"]
+    assert skipped["1.weight"] == "takes embeddings, this is Linear"
+
+
 @pytest.mark.parametrize(("method", "layer"), CASES)
 def test_a_record_builds_the_same_structure_again(method, layer):
     model, x = built(layer)

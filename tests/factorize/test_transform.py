@@ -168,17 +168,19 @@ def test_what_cannot_be_taken_says_why():
             self.embed = nn.Embedding(30, 20)
             self.out = nn.Linear(20, 30)
             self.out.weight = self.embed.weight
-            self.lstm = nn.LSTM(20, 20)
+            self.cell = nn.LSTMCell(20, 20)
             self.attention = nn.MultiheadAttention(20, 2)
             self.grouped = nn.Conv2d(8, 8, 3, groups=4)
+            self.turned = nn.ConvTranspose2d(8, 8, 3)
             self.free = nn.Linear(30, 30)
 
     skipped = factorize_(Tied(), 2).skipped
     assert "shared with out.weight" in skipped["embed.weight"]
-    assert "one of the weights of LSTM" in skipped["lstm.weight_ih_l0"]
+    assert "one of the weights of LSTMCell" in skipped["cell.weight_ih"]
     assert "one of the weights of MultiheadAttention" in skipped["attention.in_proj_weight"]
     assert skipped["attention.out_proj.weight"] == "attention reads this weight itself"
     assert "4 groups" in skipped["grouped.weight"]
+    assert skipped["turned.weight"] == "takes no transposed convolutions"
     alone = nn.Linear(30, 30)
     assert "put it into a Sequential" in factorize_(alone, 2).skipped["weight"]
 

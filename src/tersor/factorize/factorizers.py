@@ -7,6 +7,7 @@ from functools import partial
 
 from tersor.factorize.block_term import BlockTerm
 from tersor.factorize.cp import Cp
+from tersor.factorize.embeddings import EmbeddingSvd
 from tersor.factorize.factorizer import Factorizer
 from tersor.factorize.low_rank import Svd
 from tersor.factorize.low_rank_sparse import LowRankSparse
@@ -18,6 +19,7 @@ FACTORIZERS: dict[str, Callable[..., Factorizer]] = {
     "svd": Svd,
     "randomized_svd": partial(Svd, solver="randomized"),
     "activation_svd": partial(Svd, solver="activations"),
+    "embedding_svd": EmbeddingSvd,
     "spatial_svd": SpatialSvd,
     "tucker": Tucker,
     "cp": Cp,

@@ -25,12 +25,14 @@ class Site:
         layer: the module.
         factorizer: the method.
         moment: of its inputs, where the method needs it.
+        recurrent: the layer stands in for a weight of a recurrent one.
     """
 
     name: str
     layer: Any
     factorizer: Factorizer
     moment: Tensor | None = None
+    recurrent: bool = False
 
     @property
     def weight(self) -> Tensor:

@@ -13,6 +13,7 @@ from tersor.core.tables import made
 from tersor.factorize.factorizer import Factorizer
 from tersor.factorize.factorizers import FACTORIZERS
 from tersor.factorize.factors import Factors, replace
+from tersor.factorize.recurrent import WeightFactors, put_, recurrent_weight, stand_in
 
 KIND = "factors"
 
@@ -32,7 +33,7 @@ def structure(model: nn.Module) -> list[dict[str, Any]]:
             "rank": list(module.rank),
         }
         for name, module in model.named_modules()
-        if isinstance(module, Factors)
+        if isinstance(module, Factors | WeightFactors)
     ]
 
 
@@ -42,12 +43,13 @@ def rebuild_(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:
     Raises:
         ConfigError: a record does not fit the model; then nothing is changed.
     """
-    built: dict[str, Factors] = {}
+    built: dict[str, Factors | WeightFactors] = {}
     for record in records:
         try:
             name, method, settings = record["name"], record["method"], record["settings"]
             rank, kind = tuple(record["rank"]), record["kind"]
-            layer = model.get_submodule(name)
+            weight = recurrent_weight(model, name)
+            layer = model.get_submodule(name) if weight is None else stand_in(weight)
         except (KeyError, TypeError, AttributeError) as error:
             raise ConfigError(
                 f"structure: {dict(record)} does not fit the model ({error})"
@@ -66,9 +68,13 @@ def rebuild_(model: nn.Module, records: Sequence[Mapping[str, Any]]) -> None:
             raise ConfigError(
                 f"structure of {name!r}: rank {list(rank)}, expected at most {list(most)}"
             )
-        built[name] = Factors(layer, factorizer, rank)
+        kind = Factors if weight is None else WeightFactors
+        built[name] = kind(layer, factorizer, rank)
     for name, factors in built.items():
-        replace(model, name, factors)
+        if isinstance(factors, WeightFactors):
+            put_(model, name, factors)
+        else:
+            replace(model, name, factors)
 
 
 def _name_of(factorizer: Factorizer) -> str:

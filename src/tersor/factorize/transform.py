@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from tersor.core.errors import ConfigError
@@ -17,10 +16,11 @@ from tersor.core.weights import Selectors, Weight, assign, survey
 from tersor.factorize.factorizer import Factorizer, Rank
 from tersor.factorize.factorizers import FACTORIZERS
 from tersor.factorize.factors import Factors, replace
-from tersor.factorize.layers import CONVOLUTIONS
 from tersor.factorize.multiplying import macs_ratio
 from tersor.factorize.racing import inputs_of, speed_up
 from tersor.factorize.ranks import ESTIMATE, Site, by_budget, by_energy, by_estimate, given
+from tersor.factorize.recurrent import WeightFactors, put_, take_back_, takes
+from tersor.factorize.refusing import layer_of, refusal
 
 ENERGY = 0.9
 """The share of the squared weights that is kept, where nothing else is asked for."""
@@ -79,7 +79,7 @@ def factorize_(
     weights, skipped = survey(model, select=select, ignore=ignore)
     sites = []
     for weight in weights:
-        reason = _refusal(model, weight, factorizer)
+        reason = refusal(model, weight, factorizer)
         if reason:
             skipped[weight.name] = reason
         else:
@@ -89,12 +89,12 @@ def factorize_(
         if factorizer.needs_inputs and weight.name not in moments:
             skipped[weight.name] = "its layer is not called as a module on this data"
     chosen = [
-        Site(w.name, w.module, factorizer, moments.get(w.name))
+        Site(w.name, layer_of(w), factorizer, moments.get(w.name), recurrent=takes(w.module))
         for w in sites
         if w.name not in skipped
     ]
     ranks = _ranks(model, chosen, rank, energy, budget, weights, seed)
-    made_factors: dict[str, tuple[Site, Factors]] = {}
+    made_factors: dict[str, tuple[Site, Factors | WeightFactors]] = {}
     rows: dict[str, dict[str, Value]] = {}
     for site in chosen:
         if site.name not in ranks:
@@ -107,6 +107,9 @@ def factorize_(
                 f"break-even is rank {_shown(_break_even(site))}"
             )
             continue
+        if site.recurrent and example is not None and not force:
+            skipped[site.name] = "its factors are multiplied out at each call, which is not faster"
+            continue
         factors, row = _factorized(site, ranks[site.name], seed)
         made_factors[site.name], rows[site.name] = (site, factors), row
     if example is not None and made_factors:
@@ -115,7 +118,10 @@ def factorize_(
             skipped[name] = f"factors are not faster: {rows[name]['speed-up']:.2f} times the layer"
             del made_factors[name], rows[name]
     for name, (_, factors) in made_factors.items():
-        replace(model, name.rpartition(".")[0], factors)
+        if isinstance(factors, WeightFactors):
+            put_(model, name, factors)
+        else:
+            replace(model, name.rpartition(".")[0], factors)
     return _report(list(rows.values()), skipped, made_factors, timed=example is not None)
 
 
@@ -128,18 +134,16 @@ def fold_(model: nn.Module) -> Report:
     >>> type(model[0]).__name__, report.summary["layers"]
     ('Linear', 1)
     """
-    names = [name for name, module in model.named_modules() if isinstance(module, Factors)]
     rows: list[dict[str, Value]] = []
-    for name in names:
-        factors = model.get_submodule(name)
-        assert isinstance(factors, Factors)  # it was found as one
-        replace(model, name, factors.folded())
+    for name, factors in list(model.named_modules()):
+        if isinstance(factors, WeightFactors):
+            take_back_(model, name, factors)
+        elif isinstance(factors, Factors):
+            replace(model, name, factors.folded())
+        else:
+            continue
         rows.append({"name": name, "rank": _shown(factors.rank)})
     return Report("Folding", {"layers": len(rows)}, rows)
-
-
-WHOLE = (nn.Linear, *CONVOLUTIONS, nn.Embedding)
-"""What is replaced: these and no classes derived from them, which may do more in `forward`."""
 
 
 def _factorizer(method: str | Factorizer, settings: Mapping[str, Any]) -> Factorizer:
@@ -171,34 +175,6 @@ def check_wanted(rank: object, energy: float | None, budget: float | None) -> No
     for name, share in (("energy", energy), ("budget", budget)):
         if share is not None and not 0 < share <= 1:
             raise ConfigError(f"{name}: {share}; expected 0 < {name} <= 1")
-
-
-def _refusal(model: nn.Module, weight: Weight, factorizer: Factorizer) -> str:
-    if not weight.name.endswith("weight") or not hasattr(weight.module, "weight"):
-        return f"takes whole layers, this is one of the weights of {type(weight.module).__name__}"
-    if weight.aliases:
-        return f"shared with {', '.join(weight.aliases)}: factors would end that"
-    name = weight.name.rpartition(".")[0]
-    if not name:
-        return "the model is this layer itself: put it into a Sequential"
-    parent = model.get_submodule(name.rpartition(".")[0])
-    if isinstance(parent, nn.MultiheadAttention):
-        return "attention reads this weight itself"
-    if isinstance(parent, Factors) or any(
-        isinstance(model.get_submodule(name.rsplit(".", k)[0]), Factors)
-        for k in range(1, name.count(".") + 1)
-    ):
-        return "it is a factor already"
-    if type(weight.module).__name__ == "Conv1D":
-        return "a Conv1D of Hugging Face has its weight the other way round"
-    if type(weight.module) not in WHOLE:
-        kind = type(weight.module).__name__
-        return f"factors would not do what {kind} makes of it beyond torch's own layers"
-    if weight.module._forward_hooks or weight.module._forward_pre_hooks:
-        return "it has forward hooks, which would be lost: remove them first"
-    if not bool(torch.isfinite(weight.parameter.detach()).all()):
-        raise ConfigError(f"factorize: {weight.name!r}: a weight is NaN or infinite")
-    return factorizer.refuses(weight.module)
 
 
 def _moments(
@@ -241,10 +217,13 @@ def _ranks(
     return given(sites, {site.name: rank for site in sites})
 
 
-def _factorized(site: Site, rank: Rank, seed: int) -> tuple[Factors, dict[str, Value]]:
+def _factorized(
+    site: Site, rank: Rank, seed: int
+) -> tuple[Factors | WeightFactors, dict[str, Value]]:
     weight = site.weight
     parts = site.factorizer.split(weight, rank, site.moment, seed)
-    factors = Factors(site.layer, site.factorizer, rank)
+    kind = WeightFactors if site.recurrent else Factors
+    factors = kind(site.layer, site.factorizer, rank)
     factors.fill(site.layer, parts)
     error = (site.factorizer.product(parts) - weight).double().norm()
     norm = float(weight.double().norm())
@@ -255,7 +234,7 @@ def _factorized(site: Site, rank: Rank, seed: int) -> tuple[Factors, dict[str, V
         "break-even rank": _break_even(site)[0] if len(rank) == 1 else _shown(_break_even(site)),
         "weights before": weight.numel(),
         "weights after": site.count(rank),
-        "macs after / before": macs_ratio(site.layer, factors),
+        "macs after / before": None if site.recurrent else macs_ratio(site.layer, factors),
         "relative error": float(error) / norm if norm else 0.0,
         "zeros before": int((weight == 0).sum()),
     }
@@ -269,7 +248,7 @@ def _break_even(site: Site) -> Rank:
 
 def _race(
     model: nn.Module,
-    candidates: Mapping[str, tuple[Site, Factors]],
+    candidates: Mapping[str, tuple[Site, Factors | WeightFactors]],
     example: Any,
     rows: dict[str, dict[str, Value]],
     force: bool,
@@ -291,7 +270,7 @@ def _race(
 def _report(
     rows: list[dict[str, Value]],
     skipped: dict[str, str],
-    taken: Mapping[str, tuple[Site, Factors]],
+    taken: Mapping[str, tuple[Site, Factors | WeightFactors]],
     *,
     timed: bool,
 ) -> Report:
@@ -320,6 +299,12 @@ def _report(
         notes.append(
             f"{', '.join(slow)}: the factors multiply no less than the layer, so they are hardly "
             "faster."
+        )
+    recurrent = [name for name, (site, _) in taken.items() if site.recurrent]
+    if recurrent:
+        notes.append(
+            f"{', '.join(recurrent)}: factors of recurrent layers are multiplied out at each call: "
+            "smaller, not faster."
         )
     if rows and not timed:
         notes.append(
