@@ -66,6 +66,10 @@ def test_what_takes_the_place_of_a_layer_has_its_structure():
     left.check(Factorize(), ["fc10.weight"])
     with pytest.raises(ConfigError, match=r"'fc1\.1\.weight' was left with factors"):
         left.check(Factorize(), ["fc1.1.weight"])
+    left.add(Factorize(), ["lstm.weight_ih_l0"])
+    left.check(Factorize(), ["lstm.weight_hh_l0"])
+    with pytest.raises(ConfigError, match="left with factors"):
+        left.check(Factorize(), ["lstm.weight_ih_l0.factor1"])
 
 
 def test_attention_is_shared_before_its_weights_are_pruned_or_tied():

@@ -136,6 +136,36 @@ def test_tucker_is_within_the_tails_of_both_unfoldings_and_its_factors_are_ortho
     torch.testing.assert_close(inputs.flatten(1) @ inputs.flatten(1).T, torch.eye(3).double())
 
 
+@pytest.mark.parametrize("mode", [0, 1])
+def test_tucker_with_one_rank_cut_leaves_out_just_the_tail_of_that_unfolding(mode):
+    model, _ = built("conv")
+    dense = model[0].weight.detach()
+    left_out = torch.linalg.svdvals(dense.transpose(0, mode).flatten(1))[3:]
+    factorize_(model, {"0": (3, 6) if mode == 0 else (8, 3)}, method="tucker", force=True)
+    error = float((weight_of(model) - dense).norm())
+    assert error == pytest.approx(float(left_out.norm()), rel=1e-9)
+
+
+def test_a_train_of_two_cores_leaves_out_just_the_tail_of_its_cut():
+    model, _ = built("linear")
+    dense = model[0].weight.detach()
+    shaped = dense.reshape(*parted(30, 2), *parted(24, 2)).permute(0, 2, 1, 3)
+    left_out = torch.linalg.svdvals(shaped.flatten(2).flatten(0, 1))[5:]
+    factorize_(model, 5, method="tensor_train", parts=2, force=True)
+    error = float((weight_of(model) - dense).norm())
+    assert error == pytest.approx(float(left_out.norm()), rel=1e-9)
+
+
+@pytest.mark.parametrize(("method", "layer"), [c for c in CASES if c[0] == "randomized_svd"])
+def test_the_sketch_of_a_weight_of_low_rank_is_the_weight(method, layer):
+    model, _ = built(layer)
+    factorize_(model, 3, method="svd", force=True)
+    fold_(model)
+    dense = model[0].weight.detach().clone()
+    factorize_(model, 3, method=method, force=True, oversampling=0)
+    torch.testing.assert_close(weight_of(model), dense, rtol=1e-9, atol=1e-9)
+
+
 def test_cp_finds_a_planted_sum_of_two_terms():
     generator = torch.Generator().manual_seed(1)
     parts = [torch.randn(n, 2, generator=generator).double() for n in (8, 6, 3, 3)]

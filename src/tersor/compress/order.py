@@ -175,6 +175,6 @@ def _named(settings: Mapping[str, Any]) -> list[str]:
 
 def _is_of(name: str, earlier: str, word: str) -> bool:
     """Whether a weight is the earlier one, or of what has taken the place of its layer."""
-    layer = earlier.rpartition(".")[0]
+    layer = earlier.removesuffix(".weight")
     replaced = word in ("buckets", "factors", "templates")
     return name == earlier or (replaced and name.startswith(f"{layer}."))

@@ -113,40 +113,27 @@ def _not_kept(layer: Any, weights: object = None) -> None:
     layer._flat_weight_refs = []
 
 
-# torch reads the weights from `_flat_weights`, and keeps that list in step by the other methods.
+class _Multiplied:
+    """What all three do: torch reads the weights from `_flat_weights`, which here is made anew."""
+
+    if not TYPE_CHECKING:
+        _flat_weights = property(_products, _not_kept)
+        _init_flat_weights = _update_flat_weights = flatten_parameters = _not_kept
+
+        def forward(self, input, hx=None):
+            return super().forward(input, hx)  # of its own, as its weights are no tensors
 
 
-class FactoredLSTM(nn.LSTM):
+class FactoredLSTM(_Multiplied, nn.LSTM):
     """An LSTM some of whose weights are `WeightFactors`; made by `factorize_`."""
 
-    if not TYPE_CHECKING:
-        _flat_weights = property(_products, _not_kept)
-        _init_flat_weights = _update_flat_weights = flatten_parameters = _not_kept
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
-        return super().forward(input, hx)  # of its own, as its weights are no tensors
-
-
-class FactoredGRU(nn.GRU):
+class FactoredGRU(_Multiplied, nn.GRU):
     """A GRU some of whose weights are `WeightFactors`; made by `factorize_`."""
 
-    if not TYPE_CHECKING:
-        _flat_weights = property(_products, _not_kept)
-        _init_flat_weights = _update_flat_weights = flatten_parameters = _not_kept
 
-    def forward(self, input: Any, hx: Any = None) -> Any:
-        return super().forward(input, hx)  # of its own, as its weights are no tensors
-
-
-class FactoredRNN(nn.RNN):
+class FactoredRNN(_Multiplied, nn.RNN):
     """A plain recurrent layer some of whose weights are `WeightFactors`; made by `factorize_`."""
-
-    if not TYPE_CHECKING:
-        _flat_weights = property(_products, _not_kept)
-        _init_flat_weights = _update_flat_weights = flatten_parameters = _not_kept
-
-    def forward(self, input: Any, hx: Any = None) -> Any:
-        return super().forward(input, hx)  # of its own, as its weights are no tensors
 
 
 FACTORED: dict[type[nn.Module], type[nn.Module]] = {
