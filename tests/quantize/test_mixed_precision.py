@@ -13,6 +13,7 @@ from tersor.quantize import (
     Affine,
     KMeans,
     PowerOfTwo,
+    Product,
     gptq_,
     mixed_precision,
     quantize_,
@@ -196,6 +197,14 @@ def test_a_budget_in_bytes_and_formats_of_different_kinds():
     gptq, _ = mixed_precision(model, GRIDS, 3, data=data())
     report = gptq_(model, gptq, [x for x, _ in data()])
     assert [row["bits"] for row in report.rows] == [q.bits for q in gptq.values()]
+
+
+def test_bits_that_depend_on_the_shape_are_those_that_quantize_reports():
+    model = network()
+    chosen, report = mixed_precision(model, [Product(16, 4), Affine(4)], 3, sensitivity="sqnr")
+    rows = quantize_(model, chosen).rows
+    assert [row["bits"] for row in report.rows] == [row["bits"] for row in rows]
+    assert any(isinstance(q, Product) for q in chosen.values())
 
 
 def test_a_rule_of_ones_own_says_the_costs():

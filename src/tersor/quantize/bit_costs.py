@@ -23,7 +23,8 @@ from tersor.quantize.curvature import (
     spread_of,
     weight_eigenvalue,
 )
-from tersor.quantize.quantizer import Quantizer, label
+from tersor.quantize.orientation import outputs_first
+from tersor.quantize.quantizer import Quantizer, bits_of, label
 from tersor.quantize.transform import quantized
 
 
@@ -34,6 +35,11 @@ class Trial:
     weight: Weight
     kept: Tensor
     quantizers: Sequence[Quantizer]
+
+    def widths(self) -> list[float]:
+        """Bits of the code of an entry, of each of the quantizers."""
+        shape = outputs_first(self.weight, self.weight.parameter.detach()).shape
+        return [bits_of(quantizer, shape) for quantizer in self.quantizers]
 
     def results(self) -> Iterator[Tensor]:
         """The weight as each of the quantizers makes it, one after the other."""

@@ -91,12 +91,12 @@ def mixed_precision(
         raise ConfigError("quantizers: none given; expected some, as [Affine(2), Affine(4)]")
     trials, skipped = _trials(model, quantizers, masks or {}, select, ignore)
     sizes = {trial.weight.name: int(trial.kept.sum()) for trial in trials}
-    free = {quantizer.bits: 0.0 for quantizer in quantizers}
+    free = {trial.weight.name: dict.fromkeys(trial.widths(), 0.0) for trial in trials}
     # A budget that nothing fits into is refused before anything is measured.
-    allocate_bits({name: free for name in sizes}, sizes, budget=budget, size_bytes=size_bytes)
+    allocate_bits(free, sizes, budget=budget, size_bytes=size_bytes)
     seen = [] if rule in WITHOUT_DATA else _held(model, data, batches)
     found = dict(zip(sizes, rule(model, trials, seen, loss, seed), strict=True))
-    ways = {name: _cheapest(quantizers, cost.each) for name, cost in found.items()}
+    ways = {trial.weight.name: _cheapest(trial, found[trial.weight.name].each) for trial in trials}
     costs = {name: {bits: way[0] for bits, way in ways[name].items()} for name in ways}
     widths = allocate_bits(costs, sizes, budget=budget, size_bytes=size_bytes)
     chosen = {name: ways[name][bits][1] for name, bits in widths.items()}
@@ -149,14 +149,12 @@ def _held(model: nn.Module, data: Iterable[Any] | None, count: int | None) -> Ba
     return held
 
 
-def _cheapest(
-    quantizers: Sequence[Quantizer], costs: Sequence[float]
-) -> dict[float, tuple[float, Quantizer]]:
+def _cheapest(trial: Trial, costs: Sequence[float]) -> dict[float, tuple[float, Quantizer]]:
     """Each width with the least of its costs and the quantizer, the first one, that has it."""
     found: dict[float, tuple[float, Quantizer]] = {}
-    for quantizer, cost in zip(quantizers, costs, strict=True):
-        if quantizer.bits not in found or cost < found[quantizer.bits][0]:
-            found[quantizer.bits] = cost, quantizer
+    for bits, quantizer, cost in zip(trial.widths(), trial.quantizers, costs, strict=True):
+        if bits not in found or cost < found[bits][0]:
+            found[bits] = cost, quantizer
     return found
 
 
@@ -165,7 +163,7 @@ def _totals(
 ) -> dict[str, Value]:
     """What was reached, beside the widest width that all weights could have instead."""
     bits, total = sum(sizes[name] * widths[name] for name in widths), sum(sizes.values())
-    every = next(iter(costs.values()))
+    every = set.intersection(*(set(of) for of in costs.values()))
     even = max((b for b in every if b * total <= bits), default=None)
     totals: dict[str, Value] = {
         "bits a weight": bits / total,

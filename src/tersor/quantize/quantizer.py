@@ -69,7 +69,7 @@ class GridQuantizer(Quantizer, Protocol):
 def bits_of(quantizer: Quantizer, shape: torch.Size) -> float:
     """Bits of the code of an entry of such a weight: `bits`, unless they depend on the shape."""
     of_shape = getattr(quantizer, "bits_of", None)
-    return float(quantizer.bits if of_shape is None else of_shape(shape))
+    return quantizer.bits if of_shape is None else float(of_shape(shape))
 
 
 def rounded(grid: Grid, weight: Tensor, kept: Tensor | None) -> Tensor:
