@@ -32,6 +32,7 @@ from tersor.quantize import (
     KMeans,
     Quantizer,
     fold_batch_norms_,
+    gptq_,
     mixed_precision,
     quantize_,
 )
@@ -47,6 +48,10 @@ FAMILIES: dict[str, list[Quantizer]] = {
     "k-means": [KMeans(bits) for bits in (1, 2, 3, 4, 5, 6, 8)],
     "affine": [Binary(), *(Affine(bits, range="mse") for bits in (2, 3, 4, 5, 6, 8))],
 }
+
+RECONSTRUCTED = "affine, GPTQ"
+FAMILIES[RECONSTRUCTED] = [Affine(bits, range="mse") for bits in (2, 3, 4, 5, 6, 8)]
+RULES = {RECONSTRUCTED: ("loss", "sqnr")}  # of ResNet-8 alone, which has something to gain
 
 
 def curvatures(name: str, rule: str, seed: int, task: Task, nets: Path) -> list[float]:
@@ -71,7 +76,10 @@ def one(name: str, family: str, seed: int, task: Task, nets: Path) -> dict[str, 
         widths = tuple(chosen[name].bits for name in weights)
         if widths not in errors:
             model = prepared(name, task, seed, nets)
-            quantize_(model, chosen)
+            if family == RECONSTRUCTED:
+                gptq_(model, chosen, samples(task, seed, LOSS_BATCHES))
+            else:
+                quantize_(model, chosen)
             errors[widths] = evaluate(model, task.test, mistakes=task.mistakes).percent
         return errors[widths]
 
@@ -79,7 +87,7 @@ def one(name: str, family: str, seed: int, task: Task, nets: Path) -> dict[str, 
     for budget in BUDGETS:
         [even] = [q for q in quantizers if q.bits == budget]
         found[f"one width, {budget}"] = error_with(dict.fromkeys(weights, even))
-    for rule in SENSITIVITIES:
+    for rule in RULES.get(family, SENSITIVITIES):
         values = []
         if rule in CURVED:
             settings = {"experiment": "curvatures", "network": name, "rule": rule, "seed": seed}
@@ -136,6 +144,9 @@ def main() -> None:
         task = task_of(name, given.data_dir)
         seeds = range(1 if name == "resnet-8" or given.quick else given.seeds)
         for family in FAMILIES:
+            if family == RECONSTRUCTED and name != "resnet-8":
+                continue
+            rules = RULES.get(family, SENSITIVITIES)
             settings = {"experiment": "mixed", "network": name, "family": family}
             found = [
                 kept(
@@ -146,7 +157,7 @@ def main() -> None:
                 for seed in seeds
             ]
             where = {"network": LABELS[name], "values": family}
-            for way in ("one width", *SENSITIVITIES):
+            for way in ("one width", *rules):
                 row = where | {"widths by": way}
                 for budget in BUDGETS:
                     value = statistics.mean(run[f"{way}, {budget}"] for run in found)
@@ -154,7 +165,7 @@ def main() -> None:
                 errors.append(row)
             row = where | {"widths by": "dense"}
             errors.append(row | {"2 bits": f"{statistics.mean(r['dense'] for r in found):.2f}"})
-            for rule in SENSITIVITIES:
+            for rule in rules:
                 row = where | {"widths by": rule}
                 for budget in BUDGETS:
                     row[f"{budget} bits"] = " ".join(

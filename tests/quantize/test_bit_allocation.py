@@ -1,5 +1,6 @@
 import itertools
 import math
+import random
 
 import pytest
 import torch
@@ -49,6 +50,34 @@ def test_it_is_the_best_of_all_combinations_also_where_costs_do_not_fall(layers,
     cost = sum(costs[name][bits] for name, bits in found.items())
     assert (cost, sum(sizes[n] * b for n, b in found.items())) == best
     assert allocate_bits(costs, sizes, size_bytes=limit / 8) == found
+
+
+def by_table(costs, sizes, limit):
+    """The textbook program over every whole number of bits: (cost, bits) of the best."""
+    best = {0: 0}
+    for name, of in costs.items():
+        grown = {}
+        for bits, cost in best.items():
+            for width, more in of.items():
+                total = bits + width * sizes[name]
+                if total <= limit:
+                    grown[total] = min(grown.get(total, 10**9), cost + more)
+        best = grown
+    return min((cost, bits) for bits, cost in best.items())
+
+
+@pytest.mark.parametrize("most", [4, 1000])  # of a cost: ties, or hardly any
+def test_it_is_the_best_for_many_layers_too(most):
+    draw = random.Random(most)
+    for _ in range(150):
+        names = [f"w{i}" for i in range(8)]
+        sizes = {name: draw.randint(1, 30) for name in names}
+        costs = {name: {b: draw.randint(0, most) for b in (1, 2, 3, 4, 8)} for name in names}
+        limit = draw.randint(sum(sizes.values()), 5 * sum(sizes.values()))
+        found = allocate_bits(costs, sizes, size_bytes=limit / 8)
+        cost = sum(costs[name][bits] for name, bits in found.items())
+        bits = sum(sizes[name] * bits for name, bits in found.items())
+        assert (cost, bits) == by_table(costs, sizes, limit)
 
 
 def test_the_greedy_answer_is_not_always_the_best_one():
