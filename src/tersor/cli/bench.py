@@ -13,13 +13,13 @@ from tersor.cli.bench_parts import Bench, time_rows
 from tersor.cli.bench_plan import deploy_by_plan
 from tersor.cli.door import guarded
 from tersor.cli.networks import plain_network
-from tersor.cli.options import DataDir, Json
+from tersor.cli.options import DataDir, Json, OfTask
 from tersor.cli.showing import show
 from tersor.core.errors import ConfigError, DataError
 from tersor.core.report import Report, Value
 from tersor.measure.machine import machine
 from tersor.store import metadata
-from tersor.tasks import INPUT_SHAPES, MODELS, TASKS, VOCABULARIES, Task, load_task
+from tersor.tasks import INPUT_SHAPES, MODELS, VOCABULARIES, Task, load_task
 
 _ALIKE = 1e-3
 """Relative difference of the outputs above which the report warns: sums in another order are not
@@ -57,10 +57,7 @@ def bench_command(
     no_plan: Annotated[
         bool, typer.Option("--no-plan", help="Search for the kernels anew, and keep no plan.")
     ] = False,
-    task: Annotated[
-        str | None,
-        typer.Option(help=f"One of: {', '.join(TASKS)}. Default: what the .terse file says."),
-    ] = None,
+    task: OfTask = None,
     model: Annotated[
         str | None,
         typer.Option(

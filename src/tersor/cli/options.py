@@ -47,6 +47,14 @@ OfModel = Annotated[
 BatchSize = Annotated[int | None, typer.Option("--batch-size", help="Samples a training batch.")]
 Optimizer = Annotated[str, typer.Option("--optimizer", help="One of: adam, adamw, sgd.")]
 LearningRate = Annotated[float, typer.Option("--learning-rate", help="A number above 0.")]
+PatternName = Annotated[
+    str,
+    typer.Option(
+        "--pattern",
+        help="What goes together: element, row, channel, kernel, head, layer, N:M (as 2:4), "
+        "HxW (as 4x1).",
+    ),
+]
 Select = Annotated[
     list[str] | None,
     typer.Option(

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from tersor.cli.one_step import one_step, per_layer
+from tersor.cli.options import PatternName
 from tersor.compress import Prune
 from tersor.prune import ALLOCATIONS, CRITERIA, REPAIRS, SCHEDULES
 
@@ -26,13 +27,7 @@ def prune_command(
         ),
     ] = None,
     criterion: Annotated[str, _choice("What is kept.", CRITERIA)] = "magnitude",
-    pattern: Annotated[
-        str,
-        typer.Option(
-            help="What goes together: element, row, channel, kernel, head, layer, N:M (as 2:4), "
-            "HxW (as 4x1)."
-        ),
-    ] = "element",
+    pattern: PatternName = "element",
     allocation: Annotated[str, _choice("How much from where.", ALLOCATIONS)] = "global",
     schedule: Annotated[str, _choice("How the density falls.", SCHEDULES)] = "cubic",
     rounds: Annotated[

@@ -13,7 +13,7 @@ from torch import nn
 
 from tersor.cli.door import guarded
 from tersor.cli.networks import network_of
-from tersor.cli.options import DataDir, Json, Seed
+from tersor.cli.options import DataDir, Ignore, Json, OfModel, OfTask, PatternName, Seed
 from tersor.cli.showing import show
 from tersor.core.errors import ConfigError, MissingExtraError
 from tersor.core.files import replacing
@@ -24,7 +24,7 @@ from tersor.measure import evaluate
 from tersor.measure.loss import mean_loss
 from tersor.prune import CRITERIA, FirstBatches, ScoringData, prune_
 from tersor.prune.sensitivity import DENSITIES, Curves, Evaluate, by_sensitivity, sensitivity
-from tersor.tasks import MODELS, TASKS, Task
+from tersor.tasks import Task
 
 _MEASURES = ("loss", "error")
 
@@ -38,13 +38,7 @@ def sensitivity_command(
     criterion: Annotated[
         str, typer.Option(help=f"What is kept. One of: {', '.join(CRITERIA)}.")
     ] = "magnitude",
-    pattern: Annotated[
-        str,
-        typer.Option(
-            help="What goes together: element, row, channel, kernel, head, layer, N:M (as 2:4), "
-            "HxW (as 4x1)."
-        ),
-    ] = "element",
+    pattern: PatternName = "element",
     measure: Annotated[
         str, typer.Option(help="What is measured on the validation set: loss, or error in %.")
     ] = "loss",
@@ -55,20 +49,12 @@ def sensitivity_command(
     batches: Annotated[
         int, typer.Option(help="Training batches that a criterion looks at, if it looks at data.")
     ] = 1,
-    ignore: Annotated[
-        list[str] | None, typer.Option(help="A layer to leave alone; may be given several times.")
-    ] = None,
+    ignore: Ignore = None,
     picture: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Draw the curves, .png or .svg.")
     ] = None,
-    task: Annotated[
-        str | None,
-        typer.Option(help=f"One of: {', '.join(TASKS)}. Default: what the .terse file says."),
-    ] = None,
-    model: Annotated[
-        str | None,
-        typer.Option(help=f"One of: {', '.join(MODELS)}. Default: what the .terse file says."),
-    ] = None,
+    task: OfTask = None,
+    model: OfModel = None,
     data_dir: DataDir = None,
     seed: Seed = 0,
     as_json: Json = False,
