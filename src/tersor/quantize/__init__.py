@@ -41,6 +41,7 @@ from tersor.quantize.soft import SoftStair, soft_stair
 from tersor.quantize.straight_through import BACKWARDS, straight_through
 from tersor.quantize.structure import rebuild_, structure
 from tersor.quantize.ternary import Ternary
+from tersor.quantize.tolerance import fewest_bits
 from tersor.quantize.trained_ternary import TrainedTernary
 from tersor.quantize.training import QuantizedTraining
 from tersor.quantize.trainings import TRAININGS
@@ -116,6 +117,7 @@ __all__ = [
     "codebooks_of",
     "correct_biases_",
     "equalize_",
+    "fewest_bits",
     "fix_clipping_",
     "fold_batch_norms_",
     "gptq_",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch.nn.functional as F
@@ -17,7 +18,7 @@ from tersor.core.report import Report, Value
 from tersor.core.tables import look_up
 from tersor.core.weights import Selectors, survey
 from tersor.quantize.bit_allocation import Costs, allocate_bits
-from tersor.quantize.bit_costs import SENSITIVITIES, WITHOUT_DATA, Sensitivity, Trial
+from tersor.quantize.bit_costs import SENSITIVITIES, WITHOUT_DATA, Cost, Sensitivity, Trial
 from tersor.quantize.curvature import Batches
 from tersor.quantize.quantizer import Quantizer, label
 from tersor.quantize.transform import check_shaped, kept_entries
@@ -86,39 +87,80 @@ def mixed_precision(
     >>> sorted(chosen), len(quantize_(model, chosen).rows)
     (['0.weight', '2.weight'], 2)
     """
-    rule = look_up("sensitivity", sensitivity, SENSITIVITIES)
-    if not quantizers:
-        raise ConfigError("quantizers: none given; expected some, as [Affine(2), Affine(4)]")
-    trials, skipped = _trials(model, quantizers, masks or {}, select, ignore)
-    sizes = {trial.weight.name: int(trial.kept.sum()) for trial in trials}
-    free = {trial.weight.name: dict.fromkeys(trial.widths(), 0.0) for trial in trials}
+    trials, skipped = trials_of(model, quantizers, masks, select, ignore)
     # A budget that nothing fits into is refused before anything is measured.
+    free = {trial.weight.name: dict.fromkeys(trial.widths(), 0.0) for trial in trials}
+    sizes = {trial.weight.name: int(trial.kept.sum()) for trial in trials}
     allocate_bits(free, sizes, budget=budget, size_bytes=size_bytes)
-    seen = [] if rule in WITHOUT_DATA else _held(model, data, batches)
-    found = dict(zip(sizes, rule(model, trials, seen, loss, seed), strict=True))
-    ways = {trial.weight.name: _cheapest(trial, found[trial.weight.name].each) for trial in trials}
-    costs = {name: {bits: way[0] for bits, way in ways[name].items()} for name in ways}
-    widths = allocate_bits(costs, sizes, budget=budget, size_bytes=size_bytes)
-    chosen = {name: ways[name][bits][1] for name, bits in widths.items()}
-    rows: list[dict[str, Value]] = []
-    for name, bits in widths.items():
-        rows.append({"name": name, "kept": sizes[name], "quantizer": label(chosen[name])})
-        rows[-1] |= {"bits": bits, **found[name].told}
-        rows[-1] |= {f"cost at {width:g}": cost for width, cost in sorted(costs[name].items())}
-    of_rule = sensitivity if isinstance(sensitivity, str) else _name_of(rule)
-    summary: dict[str, Value] = {"sensitivity": of_rule}
-    summary |= {"budget": budget} if budget is not None else {"budget, bytes": size_bytes}
-    summary |= _totals(costs, sizes, widths)
-    return chosen, Report("Mixed precision", summary, rows, skipped)
+    told = Told.of(model, trials, sensitivity, data, batches, loss, seed)
+    return told.chosen(budget, size_bytes, skipped)
 
 
-def _trials(
+@dataclass(frozen=True)
+class Told:
+    """The costs of some trials, told once for any budget.
+
+    Args:
+        sensitivity: the name of what told them.
+        trials, costs: in the same order.
+    """
+
+    sensitivity: str
+    trials: Sequence[Trial]
+    costs: Sequence[Cost]
+
+    @classmethod
+    def of(
+        cls,
+        model: nn.Module,
+        trials: Sequence[Trial],
+        sensitivity: str | Sensitivity,
+        data: Iterable[Any] | None,
+        batches: int | None,
+        loss: Loss,
+        seed: int,
+    ) -> Told:
+        """Ask a rule; arguments as those of `mixed_precision`."""
+        rule = look_up("sensitivity", sensitivity, SENSITIVITIES)
+        seen = [] if rule in WITHOUT_DATA else _held(model, data, batches)
+        name = sensitivity if isinstance(sensitivity, str) else _name_of(rule)
+        return cls(name, trials, rule(model, trials, seen, loss, seed))
+
+    def chosen(
+        self, budget: float | None, size_bytes: float | None, skipped: Mapping[str, str]
+    ) -> tuple[dict[str, Quantizer], Report]:
+        """The best quantizers within a budget, and the report on them."""
+        names = [trial.weight.name for trial in self.trials]
+        sizes = {trial.weight.name: int(trial.kept.sum()) for trial in self.trials}
+        ways = {
+            name: _cheapest(trial, cost.each)
+            for name, trial, cost in zip(names, self.trials, self.costs, strict=True)
+        }
+        costs = {name: {bits: way[0] for bits, way in ways[name].items()} for name in ways}
+        widths = allocate_bits(costs, sizes, budget=budget, size_bytes=size_bytes)
+        chosen = {name: ways[name][bits][1] for name, bits in widths.items()}
+        rows: list[dict[str, Value]] = []
+        for (name, bits), cost in zip(widths.items(), self.costs, strict=True):
+            rows.append({"name": name, "kept": sizes[name], "quantizer": label(chosen[name])})
+            rows[-1] |= {"bits": bits, **cost.told}
+            rows[-1] |= {f"cost at {width:g}": c for width, c in sorted(costs[name].items())}
+        summary: dict[str, Value] = {"sensitivity": self.sensitivity}
+        summary |= {"budget": budget} if budget is not None else {"budget, bytes": size_bytes}
+        summary |= _totals(costs, sizes, widths)
+        return chosen, Report("Mixed precision", summary, rows, skipped)
+
+
+def trials_of(
     model: nn.Module,
     quantizers: Sequence[Quantizer],
-    masks: Mapping[str, Tensor],
+    masks: Mapping[str, Tensor] | None,
     select: Selectors,
     ignore: Selectors,
 ) -> tuple[list[Trial], dict[str, str]]:
+    """What each weight may become, and what is skipped; arguments as those of `mixed_precision`."""
+    if not quantizers:
+        raise ConfigError("quantizers: none given; expected some, as [Affine(2), Affine(4)]")
+    masks = masks or {}
     weights, skipped = survey(model, select=select, ignore=ignore)
     check_shaped(model, masks, "mask")
     trials = []
