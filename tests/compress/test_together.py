@@ -195,6 +195,27 @@ def test_a_run_that_stops_after_a_change_of_structure_goes_on(digits, tmp_path, 
     assert (tmp_path / "b.terse").read_bytes() == (tmp_path / "whole.terse").read_bytes()
 
 
+def test_a_run_that_stops_in_a_quantization_by_budget_goes_on(digits, tmp_path, monkeypatch):
+    def normed():
+        seed_everything(0, "init")
+        layers = (nn.Flatten(), nn.Linear(64, 32, bias=False), nn.BatchNorm1d(32), nn.ReLU())
+        return nn.Sequential(*layers, nn.Linear(32, 10))
+
+    ways = {"fold": True, "equalize": True, "budget": 3, "epochs": 1, "batches": 2}
+    steps = (Train(epochs=1), Quantize(**ways))
+    whole = compress(normed(), digits, Recipe(steps), out=tmp_path / "a.terse", verbose=False)
+
+    def stop(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(import_module("tersor.compress.quantizing"), "CodebookTuner", stop)
+        with pytest.raises(KeyboardInterrupt):
+            compress(normed(), digits, Recipe(steps), out=tmp_path / "b.terse", verbose=False)
+    again = compress(normed(), digits, Recipe(steps), out=tmp_path / "b.terse", verbose=False)
+    assert again.file.read_bytes() == whole.file.read_bytes()
+
+
 def test_the_metadata_of_a_file_tells_the_structure_and_a_plain_network_has_none(digits, tmp_path):
     recipe = Recipe((Factorize(settings={"rank": 5}, select=["fc1"]),))
     result = compress(
