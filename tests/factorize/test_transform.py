@@ -246,7 +246,8 @@ def test_gradients_frozen_weights_and_modes_stay():
     ("arguments", "message"),
     [
         ({"rank": 4, "energy": 0.5}, "rank and energy given; expected one of them"),
-        ({"rank": 0}, "'0.weight': rank: 0; expected a whole number from 1 to 40"),
+        ({"rank": 0}, "rank: 0; expected a whole number of 1 or more"),
+        ({"rank": 99}, "'0.weight': rank: 99; expected a whole number from 1 to 40"),
         ({"rank": (1, 2)}, r"rank \(1, 2\); expected a number"),
         ({"rank": "vmbf"}, "rank: 'vmbf'; expected a number or 'vbmf'"),
         ({"rank": "vbmf", "method": "tensor_train"}, "TensorTrain has no matrices to look at"),
