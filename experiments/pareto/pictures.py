@@ -61,8 +61,9 @@ def draw(rows: Sequence[Mapping[str, Any]], error: str, path: Path, *, most: flo
             color="grey",
             lw=1,
         )
-        _name(axis, line, cost)
         axis.set(xscale="log", xlabel=label, ylabel=error)
+        axis.margins(x=0.12)
+        _name(axis, line, cost)
         axis.grid(alpha=0.3, which="both")
         if cost == "latency":
             axis.xaxis.set_minor_formatter(matplotlib.ticker.NullFormatter())
@@ -72,12 +73,19 @@ def draw(rows: Sequence[Mapping[str, Any]], error: str, path: Path, *, most: flo
 
 
 def _name(axis: Any, line: Sequence[Mapping[str, Any]], cost: str) -> None:
-    """Names of the points on the front, above and below it in turns."""
-    for number, row in enumerate(line):
+    """Names of the points on the front, of those that are near each other of the first alone."""
+    taken: list[tuple[float, float]] = []
+    for row in line:
+        x, y = axis.transAxes.inverted().transform(
+            axis.transData.transform((row[cost], row["error"]))
+        )
+        if any(abs(x - a) < 0.25 and abs(y - b) < 0.05 for a, b in taken):
+            continue
+        taken.append((x, y))
         axis.annotate(
             row["name"],
             (row[cost], row["error"]),
-            xytext=(4, 5 if number % 2 else -11),
+            xytext=(4, 5),
             textcoords="offset points",
             fontsize=7,
         )

@@ -35,7 +35,7 @@ from methods import METHODS, QUICK, DoesNotApplyError  # noqa: E402
 from networks import NETS, NETWORKS, Network, Subject  # noqa: E402
 from pictures import draw  # noqa: E402
 
-SHOWN = 3.0  # the picture has errors up to so many times the dense one
+SHOWN = 2.0  # the picture has errors up to so many times the dense one
 
 
 class Bench:
